@@ -1,0 +1,192 @@
+"""One origin of the loopback Hub: sockets, the log, and misbehaviour on command."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .replies import Reply
+
+if TYPE_CHECKING:
+    from .server import LoopbackHub
+
+
+@dataclass
+class Request:
+    """One request as it came: `path` undecoded with its query, header names in lower case.
+
+    `origin` is "hub" or "cdn"; times are of `time.monotonic`; `sent_bytes` counts the body alone.
+    `ended_s` is when the answer was ready to go out (a body above 1 MiB: when it was out), None until then.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    origin: str
+    started_s: float
+    ended_s: float | None = None
+    status: int = 0
+    sent_bytes: int = 0
+
+
+@dataclass
+class Fault:
+    """A misbehaviour waiting for the requests that match `pattern`; `times` None is for ever."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    times: int | None
+    number: float = 0
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+class Origin(ThreadingHTTPServer):
+    """Listens on a loopback port and answers as `origin`, "hub" or "cdn", of a LoopbackHub."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, hub: LoopbackHub, origin: str, port: int) -> None:
+        self.hub = hub
+        self.origin = origin
+        self.to_reset: set[Any] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def shutdown_request(self, request: Any) -> None:
+        if request in self.to_reset:
+            self.to_reset.discard(request)
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients hang up as they please; anything else is the server's own mistake, and kept."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
+            self.hub.mistakes.append(error)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Head and body are two writes: with Nagle's algorithm the second waits for the first one's delayed ACK.
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
+    server: Origin
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.hub.connected(self.connection)
+
+    def finish(self) -> None:
+        self.server.hub.disconnected(self.connection)
+        super().finish()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr: the log is `LoopbackHub.requests`."""
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_HEAD = do_POST = do_GET
+
+    def _serve(self) -> None:
+        hub = self.server.hub
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, headers, self.server.origin, time.monotonic())
+        faults = hub.begin(request)
+        ended = False
+        try:
+            body = self.rfile.read(int(headers.get("content-length") or 0))
+            time.sleep(hub.delay_s + (faults["hang"].number if "hang" in faults else 0.0))
+            reply = self._reply(request, body, faults)
+            request.status = reply.status
+            # The client may act on the last byte before this thread runs again: a short answer ends in the log first.
+            if reply.length <= 1 << 20:
+                hub.end(request)
+                ended = True
+            self._send(request, reply, faults)
+        except OSError:
+            self.close_connection = True  # the client hung up
+        finally:
+            if not ended:
+                hub.end(request)
+
+    def _reply(self, request: Request, body: bytes, faults: Mapping[str, Fault]) -> Reply:
+        protocol = self.server.hub.protocol
+        if "answer" in faults:
+            fault = faults["answer"]
+            return Reply(fault.status, fault.headers, fault.body or b"")
+        headers = dict(request.headers)
+        if "ignore_range" in faults:
+            headers.pop("range")
+        if "shift_range" in faults:
+            by = int(faults["shift_range"].number)
+            headers["range"] = re.sub(r"\d+", lambda number: str(max(0, int(number[0]) + by)), headers["range"])
+        if request.origin == "cdn":
+            return protocol.cdn(request.path, headers)
+        return protocol.hub(request.method, request.path, headers, body)
+
+    def _send(self, request: Request, reply: Reply, faults: Mapping[str, Fault]) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(reply.length))
+        self.end_headers()
+        if request.method == "HEAD":
+            return
+        cut = faults.get("cut") or faults.get("reset")
+        limit = min(reply.length, int(cut.number)) if cut is not None else reply.length
+        if reply.file is not None and isinstance(reply.file.content, Path) and not faults:
+            self.wfile.flush()
+            with reply.file.content.open("rb") as stream:
+                # sendfile where the system has it: the server must not be what a benchmark measures.
+                request.sent_bytes += self.connection.sendfile(stream, reply.start, reply.length)
+            return
+        for piece in pieces(reply, limit, faults):
+            self.wfile.write(piece)
+            request.sent_bytes += len(piece)
+        if cut is not None and limit < reply.length:
+            self.wfile.flush()
+            self._hang_up(by_reset=cut.kind == "reset")
+
+    def _hang_up(self, by_reset: bool) -> None:
+        self.close_connection = True
+        if by_reset:
+            # Without lingering a close sends RST; the server must then not shut the connection down first.
+            self.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+            )
+            self.server.to_reset.add(self.connection)
+
+
+def pieces(reply: Reply, limit: int, faults: Mapping[str, Fault]) -> Iterator[bytes]:
+    """The first `limit` bytes of the body, with a byte flipped or at a capped rate where that was asked for."""
+    chunks = iter([reply.body]) if reply.file is None else reply.file.chunks(reply.start, reply.stop)
+    bad = int(faults["corrupt"].number) - reply.start if "corrupt" in faults else -1
+    rate = faults["slow"].number if "slow" in faults else None
+    began, done = time.monotonic(), 0
+    for chunk in chunks:
+        chunk = chunk[: limit - done]
+        if done <= bad < done + len(chunk):
+            flipped = bytearray(chunk)
+            flipped[bad - done] ^= 0xFF
+            chunk = bytes(flipped)
+        step = max(1, len(chunk) if rate is None else int(rate / 50))
+        for start in range(0, len(chunk), step):
+            yield chunk[start : start + step]
+            done += min(step, len(chunk) - start)
+            if rate is not None:
+                time.sleep(max(0.0, began + done / rate - time.monotonic()))
+        if done >= limit:
+            return

@@ -1,0 +1,41 @@
+"""What every test shares: the user's own files and settings stay out, and a loopback Hub."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# huggingface_hub reads its environment when it is imported: this has to come first.
+_HOME = tempfile.TemporaryDirectory(prefix="branchfit-tests-")
+_FOR_TESTS = {"BRANCHFIT_SHARED", "BRANCHFIT_NEEDS_GPTQ"}
+for _name in set(os.environ) - _FOR_TESTS:
+    if _name.startswith(("HF_", "HUGGING", "BRANCHFIT_", "TRANSFORMERS_")) or _name.lower().endswith("_proxy"):
+        del os.environ[_name]
+os.environ["HF_HOME"] = str(Path(_HOME.name) / "hf")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from branchfit.demo.server import LoopbackHub  # noqa: E402 (only after the environment is clean)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home and a cache of the test's own: nothing of the user's is read or written."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "LOCALAPPDATA", "APPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BRANCHFIT_CACHE", str(home / "branchfit-cache"))
+    return home
+
+
+@pytest.fixture
+def loopback_hub() -> Iterator[LoopbackHub]:
+    """A loopback Hub without repos; give it some with `add_repo`."""
+    with LoopbackHub() as hub:
+        yield hub
+    assert hub.mistakes == []
