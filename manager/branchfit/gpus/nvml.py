@@ -1,0 +1,279 @@
+"""NVIDIA GPUs through NVML (nvidia-ml-py): sizes, compute capability, and who holds the memory.
+
+Function, field and exception names are those of nvidia-ml-py 13.615 (`pynvml.py`). Whatever a driver
+answers instead of a number becomes a sentence; one GPU's trouble never hides the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import GpuError
+from .given import LARGEST_BYTES
+from .machine import Gpu, Holder
+from .system import Memory, process_name, read_text
+from .visible import select
+
+__all__ = ["Found", "read_nvml"]
+
+UNSEEN_BYTES = 2**30
+"""Memory in use beyond what the listed processes hold, above which a note says so. The driver keeps
+some hundred MiB for itself (nvidia-smi's `Reserved`), which is nobody's doing and not worth a note."""
+
+_BROKEN = (OSError, ValueError, TypeError, AttributeError, IndexError, GpuError)
+"""What a broken driver or an older pynvml raises besides NVMLError: missing functions, text that is no
+text, numbers that are none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """GPUs found, sentences about the rest, and whether there is simply no driver of this maker."""
+
+    gpus: tuple[Gpu, ...]
+    notes: tuple[str, ...]
+    absent: bool = False
+
+
+@dataclass(frozen=True)
+class _Device:
+    """A GPU of NVML's list, or a MIG instance of one; `label` names it in sentences."""
+
+    handle: Any
+    uuid: str
+    label: str
+    name: str
+    instances: tuple[_Device, ...] = ()
+    mig: bool = False
+
+
+def load_pynvml() -> Any:
+    """The module `pynvml`; imported when asked for, since it costs 50 ms. Raises ImportError."""
+    return importlib.import_module("pynvml")
+
+
+def read_nvml(environ: Mapping[str, str], memory: Memory, root: Path = Path("/")) -> Found:
+    """Every NVIDIA GPU that torch would see, in torch's order. Never raises for a broken driver.
+
+    `memory` is the machine's, for chips that share it; `root` is where /proc and /dev are looked for.
+    """
+    try:
+        nvml = load_pynvml()
+    except (ImportError, *_BROKEN) as error:
+        return Found((), (f"NVIDIA GPUs were not looked for: {error} (pip install nvidia-ml-py).",), absent=True)
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return _no_nvml(nvml, error, root)
+    except _BROKEN as error:
+        return Found((), (f"NVML could not be started: {error}.",))
+    try:
+        return _read_all(nvml, environ, memory, root)
+    finally:
+        with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+            nvml.nvmlShutdown()
+
+
+def _no_nvml(nvml: Any, error: Exception, root: Path) -> Found:
+    """Why NVML did not start, in a sentence with what to do about it."""
+    value = getattr(error, "value", None)
+    if value == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+        if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
+            return Found((), ("no NVIDIA GPU: its driver's library NVML is not installed.",), absent=True)
+        say = (
+            "an NVIDIA driver is loaded, but its library NVML (libnvidia-ml.so.1) is not to be seen from here. In a "
+            "container, start it with `--gpus all` through the NVIDIA container toolkit, with the driver capability "
+            "`utility` (NVIDIA_DRIVER_CAPABILITIES=compute,utility)."
+        )
+    elif value == nvml.NVML_ERROR_DRIVER_NOT_LOADED:
+        say = "the NVIDIA driver is installed but not loaded: run `modprobe nvidia` or reboot, then see `nvidia-smi`."
+    elif value == nvml.NVML_ERROR_NO_PERMISSION:
+        say = "the NVIDIA driver refuses this user: check the rights on /dev/nvidiactl and /dev/nvidia0."
+    elif value == nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+        say = "the NVIDIA driver was updated and the old one is still running: reboot."
+    else:
+        say = f"the NVIDIA driver did not start: {_said(error)}. See what `nvidia-smi` says; a reboot often helps."
+    return Found((), (say,))
+
+
+def _read_all(nvml: Any, environ: Mapping[str, str], memory: Memory, root: Path) -> Found:
+    notes: list[str] = []
+    try:
+        count = int(nvml.nvmlDeviceGetCount())
+    except (nvml.NVMLError, *_BROKEN) as error:
+        return Found((), (f"the NVIDIA driver does not say how many GPUs there are: {_said(error)}.",))
+    devices = [device for index in range(min(count, 64)) if (device := _open(nvml, index, notes)) is not None]
+    if not devices:
+        return Found((), (*notes, "the NVIDIA driver runs and knows of no usable GPU."))
+    gpus: list[Gpu] = []
+    for ordinal, device in enumerate(_seen_by_torch(devices, environ, notes)):
+        try:
+            gpus.append(_read(nvml, device, ordinal, memory, notes, root))
+        except nvml.NVMLError as error:
+            gone = getattr(error, "value", None) in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_NOT_FOUND)
+            what = "disappeared while it was read" if gone else "does not answer"
+            notes.append(f"{device.label} {what} ({_said(error)}) and is left out; see `nvidia-smi`, or reboot.")
+        except _BROKEN as error:
+            notes.append(f"{device.label} is left out: {_said(error)}; see `nvidia-smi`.")
+    if len({gpu.name for gpu in gpus}) > 1 and environ.get("CUDA_DEVICE_ORDER", "FASTEST_FIRST") != "PCI_BUS_ID":
+        notes.append(
+            "the GPUs differ, and CUDA numbers the fastest first while they are listed here in the order of their "
+            "slots: set CUDA_DEVICE_ORDER=PCI_BUS_ID so that both count alike."
+        )
+    if "microsoft" in (read_text(root / "proc/version") or "").lower():
+        notes.append("this is WSL: programs on the Windows side hold GPU memory too, and are not listed.")
+    return Found(tuple(gpus), tuple(notes))
+
+
+def _open(nvml: Any, index: int, notes: list[str]) -> _Device | None:
+    """NVML's GPU `index` with its MIG instances; None, and a note, if it does not open."""
+    label = f"GPU {index}"
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = _text(nvml.nvmlDeviceGetName(handle))
+        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
+    except (nvml.NVMLError, *_BROKEN) as error:
+        notes.append(f"{label} cannot be opened and is left out: {_said(error)}; see `nvidia-smi`, or reboot.")
+        return None
+    try:
+        mig = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
+    except (nvml.NVMLError, *_BROKEN):  # cards and drivers older than MIG say so this way
+        mig = False
+    instances = _instances(nvml, handle, label) if mig else ()
+    return _Device(handle, uuid, f"{label} ({name})", name, instances, mig)
+
+
+def _instances(nvml: Any, parent: Any, label: str) -> tuple[_Device, ...]:
+    """MIG instances; the slots that hold none answer Not Found."""
+    found = []
+    slots = 0
+    with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+        slots = int(nvml.nvmlDeviceGetMaxMigDeviceCount(parent))
+    for slot in range(min(slots, 64)):
+        with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+            handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, slot)
+            name, uuid = _text(nvml.nvmlDeviceGetName(handle)), _text(nvml.nvmlDeviceGetUUID(handle))
+            found.append(_Device(handle, uuid, f"MIG instance {slot} of {label} ({name}, {uuid})", name, mig=True))
+    return tuple(found)
+
+
+def _seen_by_torch(devices: list[_Device], environ: Mapping[str, str], notes: list[str]) -> list[_Device]:
+    """CUDA_VISIBLE_DEVICES and MIG applied: what a CUDA process gets, in its order.
+
+    NVIDIA's MIG user guide: however many instances there are, one CUDA process enumerates one. So the
+    first is taken, or the one CUDA_VISIBLE_DEVICES names, and the others are named in a note.
+    """
+    variable, value = "CUDA_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES")
+    instances = [instance for device in devices for instance in device.instances]
+    if value is not None and value.startswith("MIG-"):
+        selection = select(variable, value, [instance.uuid for instance in instances], prefix="MIG-")
+        seen = [instances[position] for position in selection.chosen]
+    else:
+        selection = select(variable, value, [device.uuid for device in devices])
+        seen = []
+        for position in selection.chosen:
+            device = devices[position]
+            seen += device.instances if device.mig else (device,)
+            if device.mig and not device.instances:
+                notes.append(f"{device.label} is in MIG mode and has no instance: make one with `nvidia-smi mig`.")
+    if selection.note:
+        notes.append(selection.note)
+    first = next((device for device in seen if device.mig), None)
+    others = [instance for instance in instances if instance is not first]
+    if first is not None and others:
+        notes.append(
+            f"CUDA gives a process one MIG instance, here {first.label}; to use another set CUDA_VISIBLE_DEVICES to "
+            + " or ".join(f"{instance.uuid} ({instance.name})" for instance in others)
+            + "."
+        )
+    return [device for device in seen if not device.mig or device is first]
+
+
+def _read(nvml: Any, device: _Device, index: int, memory: Memory, notes: list[str], root: Path) -> Gpu:
+    """One device's numbers. Raises NVMLError, and GpuError for numbers that cannot be."""
+    try:
+        info = nvml.nvmlDeviceGetMemoryInfo(device.handle)
+        total, free = int(info.total), int(info.free)
+    except nvml.NVMLError as error:
+        unknown = getattr(error, "value", None) == nvml.NVML_ERROR_NOT_SUPPORTED
+        if not unknown or device.mig or not memory.total_bytes:
+            raise
+        # So answer GB10 (DGX Spark) and Jetson, where one memory serves both.
+        total, free = memory.total_bytes, memory.free_bytes
+        notes.append(
+            f"the driver gives no memory size for {device.label}, as for chips that share the machine's memory: the "
+            "machine's RAM is counted. If it has memory of its own, say how much with --gpu."
+        )
+    if not 0 < total <= LARGEST_BYTES or not 0 <= free <= total:
+        raise GpuError(f"the driver says {free:,} bytes are free of {total:,}")
+    gpu = Gpu(index, device.name, total, free, _capability(nvml, device.handle), source="nvml")
+    holders = _holders(nvml, device, total, notes, root)
+    unseen = total - free - sum(holder.used_bytes or 0 for holder in holders)
+    if any(holder.used_bytes is None for holder in holders):
+        notes.append(
+            f"the driver does not say how much each process holds on {device.label} (on Windows it never does)."
+        )
+    elif unseen > UNSEEN_BYTES:
+        notes.append(
+            f"{unseen / 2**30:.1f} GiB on {device.label} are held by processes that cannot be seen from here "
+            "(outside this container, or another user's)."
+        )
+    return replace(gpu, holders=holders)
+
+
+def _capability(nvml: Any, handle: Any) -> str | None:
+    with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        if 1 <= int(major) <= 99 and 0 <= int(minor) <= 9:
+            return f"{int(major)}.{int(minor)}"
+    return None
+
+
+def _holders(nvml: Any, device: _Device, total: int, notes: list[str], root: Path) -> tuple[Holder, ...]:
+    """Processes with compute or graphics contexts, merged by pid, the largest first.
+
+    A process with both is in both lists with the same number, so the larger is taken, not the sum.
+    """
+    held: dict[int, int | None] = {}
+    calls: tuple[Callable[[Any], Any], ...] = ()
+    with contextlib.suppress(AttributeError):
+        calls = (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses)
+    for call in calls:
+        try:
+            for process in call(device.handle):
+                pid, used = int(process.pid), process.usedGpuMemory
+                known = None if used is None or not 0 <= int(used) <= total else int(used)
+                before = held.get(pid)
+                held[pid] = known if before is None else max(before, known or 0)
+        except (nvml.NVMLError, *_BROKEN) as error:
+            say = f"not every process that holds memory on {device.label} is known: {_said(error)}."
+            if say not in notes:
+                notes.append(say)
+    holders = (Holder(pid, _process(nvml, pid, root), used) for pid, used in held.items())
+    return tuple(sorted(holders, key=lambda holder: (-(holder.used_bytes or 0), holder.pid)))
+
+
+def _process(nvml: Any, pid: int, root: Path) -> str:
+    """A process's name without its folder, by NVML or /proc; `unknown` if neither has it."""
+    with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+        line = _text(nvml.nvmlSystemGetProcessName(pid))
+        # Windows gives a path, which may hold spaces; Linux a command line.
+        name = line.rsplit("\\", 1)[-1] if "\\" in line else line.split(" ")[0].rsplit("/", 1)[-1]
+        if name:
+            return name
+    return process_name(pid, root)
+
+
+def _text(answer: Any) -> str:
+    """pynvml before 11.5 gave bytes where it now gives str."""
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
+
+
+def _said(error: Exception) -> str:
+    """An error in the driver's own words, with NVML's code where it has one."""
+    value = getattr(error, "value", None)
+    return f"{error} (NVML error {value})" if isinstance(value, int) else f"{error}" or type(error).__name__

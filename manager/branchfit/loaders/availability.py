@@ -1,0 +1,75 @@
+"""Which runtimes an answer may choose between: those named, those installed, or those assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from .host import Host, check_host, this_host
+from .runtimes import ASSUMED, LOADERS, RUNTIMES, Runtime, Verdict, by_name
+
+__all__ = ["Availability", "available_runtimes", "of_loader"]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Which runtimes the answer may choose between.
+
+    `assumed` is True where nobody said and nothing was found; `note` is the sentence that says so, or
+    where they come from. `missing` holds, for a real host, why each of the others is not there.
+    """
+
+    runtimes: tuple[Runtime, ...]
+    assumed: bool
+    note: str
+    missing: tuple[Verdict, ...] = ()
+
+
+def of_loader(runtimes: Sequence[Runtime], loader: str | None) -> tuple[Runtime, ...]:
+    """Those of `runtimes` that play `loader` (capitals do not matter), all of them for None.
+
+    Raises UsageError, naming the loaders there are, for another name.
+    """
+    if loader is None:
+        return tuple(runtimes)
+    wanted = next((name for name in LOADERS if name.lower() == loader.strip().lower()), None)
+    if wanted is None:
+        raise UsageError(f"--loader {loader}: no such loader. There are: {', '.join(LOADERS)}.")
+    return tuple(runtime for runtime in runtimes if runtime.loader == wanted)
+
+
+def available_runtimes(names: Sequence[str] | None, simulated: bool, host: Host | None = None) -> Availability:
+    """The runtimes to choose between, in order of preference.
+
+    `names` are those of --runtime, and rule if there are any; `simulated` is True for --gpu, which
+    describes another machine, so that this one's packages say nothing. Otherwise `host` (this
+    Python, if not given) is looked at; where it has none, the usual three are assumed.
+    Raises UsageError, naming the runtimes there are, for an unknown name.
+    """
+    if names:
+        wanted = {by_name(name).name for name in names}
+        chosen = tuple(runtime for runtime in RUNTIMES if runtime.name in wanted)
+        return Availability(chosen, False, f"runtimes as --runtime says: {_listed(chosen)}.")
+    assumed = tuple(runtime for runtime in RUNTIMES if runtime.name in ASSUMED)
+    if simulated:
+        note = f"--gpu describes another machine, so {_listed(assumed)} are assumed there; --runtime says otherwise."
+        return Availability(assumed, True, note)
+    verdicts = check_host(this_host() if host is None else host)
+    here = {verdict.runtime for verdict in verdicts if verdict.can}
+    missing = tuple(verdict for verdict in verdicts if not verdict.can)
+    # A file from before August 2023 is nothing the table can tell from another, so GPTQ-for-LLaMa
+    # is chosen only where it is asked for by name.
+    found = tuple(runtime for runtime in RUNTIMES if runtime.name in here and runtime.name != "gptq_for_llama")
+    if found:
+        return Availability(found, False, f"installed here: {_listed(found)}.", missing)
+    note = (
+        f"no GPTQ runtime is installed here, so {_listed(assumed)} are assumed; "
+        "`branchfit doctor` says what each one lacks, --runtime names others."
+    )
+    return Availability(assumed, True, note, missing)
+
+
+def _listed(runtimes: Sequence[Runtime]) -> str:
+    names = [runtime.name for runtime in runtimes]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
