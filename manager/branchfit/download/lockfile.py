@@ -1,0 +1,195 @@
+"""`branchfit.lock.json`: what lies in a model's folder, as the Hub named it on the day of the pull.
+
+A lock lies in a folder that others write to, so it is read as untrusted: its paths go through the
+same checks as a Hub's listing.
+
+    {"version": 1, "repo": "...", "branch": "...", "commit": "...", "endpoint": "... or null",
+     "files": [{"path": "...", "size_bytes": 0, "sha256": "... or null", "blob_id": "... or null"}],
+     "left_out": [{"path": "...", "size_bytes": 0, "reason": "..."}],
+     "template": {...} or null, "loader": "... or null", "runtime": "... or null",
+     "pulled_at": "2023-11-14T22:13:20+00:00", "branchfit": "0.1.0"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..errors import BranchFitError, DownloadError
+from .disk import open_regular, sync
+from .names import LOCK_NAME, folder_name, is_commit, refused_names
+
+LOCK_VERSION = 1
+MAX_LOCK_BYTES = 16 * 2**20
+"""10,000 files, the most a pull takes, with paths of 1 KiB and their hashes make 12 MB."""
+
+
+@dataclass(frozen=True)
+class LockedFile:
+    """A file as the Hub published it: its size and sha256 (LFS) or git blob id (the rest)."""
+
+    path: str
+    size_bytes: int
+    sha256: str | None
+    blob_id: str | None
+
+
+@dataclass(frozen=True)
+class LeftOutFile:
+    """A file of the branch that was not fetched, and why."""
+
+    path: str
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A model on disk, as its lock file records it. `size_bytes` is the sum of `files`."""
+
+    folder: Path
+    repo: str
+    branch: str
+    commit: str
+    size_bytes: int
+    files: tuple[LockedFile, ...]
+    pulled_at: datetime
+    template: Mapping[str, Any] | None = None
+    loader: str | None = None
+    runtime: str | None = None
+    endpoint: str | None = None
+    left_out: tuple[LeftOutFile, ...] = ()
+    branchfit: str = ""
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is what the webui lists."""
+        return self.folder.name
+
+
+class BadLock(DownloadError):
+    """A lock file that cannot be read. `reason` is a clause."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path} cannot be read: {reason}. Remove it and pull the branch again to have it written anew."
+        )
+
+
+def write_lock(installed: Installed, folder: Path) -> None:
+    """Write the lock into `folder`, whole or not at all. Raises `OSError`."""
+    content = {
+        "version": LOCK_VERSION,
+        "repo": installed.repo,
+        "branch": installed.branch,
+        "commit": installed.commit,
+        "endpoint": installed.endpoint,
+        "files": [asdict(file) for file in installed.files],
+        "left_out": [asdict(file) for file in installed.left_out],
+        "template": dict(installed.template) if installed.template is not None else None,
+        "loader": installed.loader,
+        "runtime": installed.runtime,
+        "pulled_at": installed.pulled_at.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "branchfit": installed.branchfit,
+    }
+    fresh = folder / (LOCK_NAME + ".new")
+    fresh.unlink(missing_ok=True)
+    with open_regular(fresh, "wb") as stream:
+        stream.write(json.dumps(content, indent=1).encode() + b"\n")
+    sync(fresh)
+    fresh.replace(folder / LOCK_NAME)
+    sync(folder)
+
+
+def has_lock(folder: Path) -> bool:
+    """True where a lock file (or anything of its name) lies in `folder`."""
+    try:
+        (folder / LOCK_NAME).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # `read_lock` says what is in the way
+    return True
+
+
+def read_lock(folder: Path) -> Installed:
+    """Read a folder's lock. Raises `BadLock` where there is none, or it holds what cannot be."""
+    path = folder / LOCK_NAME
+    try:
+        with open_regular(path, "rb") as stream:
+            text = stream.read(MAX_LOCK_BYTES + 1)
+    except OSError as error:
+        raise BadLock(path, error.strerror or str(error)) from error
+    if len(text) > MAX_LOCK_BYTES:
+        raise BadLock(path, f"it is larger than {MAX_LOCK_BYTES:,} bytes")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadLock(path, f"it is no JSON ({error})") from error
+    try:
+        return _installed(folder, content)
+    except (BranchFitError, KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise BadLock(path, what.rstrip(".")) from error
+
+
+def _installed(folder: Path, content: Any) -> Installed:
+    """The lock's content, each field checked; raises whatever the wrong kind of value raises."""
+    _expect(isinstance(content, dict), "it is no JSON object")
+    _expect(content["version"] == LOCK_VERSION, f"its version is {content['version']!r}, not {LOCK_VERSION}")
+    files = tuple(
+        LockedFile(_text(one["path"]), _size(one["size_bytes"]), _maybe(one["sha256"]), _maybe(one["blob_id"]))
+        for one in content["files"]
+    )
+    left_out = tuple(
+        LeftOutFile(_text(one["path"]), _size(one["size_bytes"]), _text(one["reason"])) for one in content["left_out"]
+    )
+    repo, branch, commit = (_text(content[field]) for field in ("repo", "branch", "commit"))
+    folder_name(repo, branch)
+    _expect(is_commit(commit), f"{commit!r} is no commit")
+    refused = refused_names(files, folder)
+    _expect(not refused, "; ".join(f"{path!r}: {reason}" for path, reason in refused[:3]))
+    template = content["template"]
+    _expect(template is None or isinstance(template, dict), "its template is no JSON object")
+    pulled_at = datetime.fromisoformat(_text(content["pulled_at"]))
+    _expect(pulled_at.tzinfo is not None, "pulled_at has no time zone")
+    return Installed(
+        folder=folder,
+        repo=repo,
+        branch=branch,
+        commit=commit,
+        size_bytes=sum(file.size_bytes for file in files),
+        files=files,
+        pulled_at=pulled_at,
+        template=template,
+        loader=_maybe(content["loader"]),
+        runtime=_maybe(content["runtime"]),
+        endpoint=_maybe(content["endpoint"]),
+        left_out=left_out,
+        branchfit=_text(content["branchfit"]),
+    )
+
+
+def _expect(holds: bool, reason: str) -> None:
+    if not holds:
+        raise ValueError(reason)
+
+
+def _text(value: Any) -> str:
+    _expect(isinstance(value, str), f"{value!r:.80} is no text")
+    return str(value)
+
+
+def _maybe(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _size(value: Any) -> int:
+    _expect(isinstance(value, int) and not isinstance(value, bool), f"{value!r:.80} is no size")
+    return int(value)

@@ -1,0 +1,252 @@
+"""What a pull would do, from a branch's listing and what is on disk; nothing is made or changed here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import DownloadError, NoSpace, RefusedFiles
+from .disk import existing_ancestor, is_plain, is_plain_folder, plain_path, space_for
+from .hashing import expected_hash
+from .lockfile import Installed, LeftOutFile, LockedFile, has_lock, read_lock
+from .names import check_listing, folder_name, is_commit, is_weights, left_out
+from .staging import Staging, staging_root
+
+if TYPE_CHECKING:
+    from ..hub import BranchState
+
+Standing = Literal["absent", "already", "moved", "damaged", "foreign"]
+"""What is in the target's place: nothing; this commit, all files there by size; the same branch at
+another commit; this commit with files missing or of another size; a folder without a lock whose files
+have this commit's sizes."""
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file of the branch. `here_bytes` of `size_bytes` need no transfer (staged, or in the folder already)."""
+
+    path: str
+    size_bytes: int
+    here_bytes: int
+
+
+@dataclass(frozen=True)
+class DownloadPlan:
+    """What a pull of this commit would fetch, and where.
+
+    `fetch_bytes` come over the line; `needed_bytes` is the disk they take (whole blocks and some
+    overhead), `free_bytes` what is free there. `moved` stands for what `latest=True` would do;
+    without it a moved branch is left as it is.
+    """
+
+    repo: str
+    branch: str
+    commit: str
+    folder: Path
+    staging: Path
+    standing: Standing
+    files: tuple[PlannedFile, ...]
+    left_out: tuple[LeftOutFile, ...]
+    total_bytes: int
+    fetch_bytes: int
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def fetch(self) -> tuple[PlannedFile, ...]:
+        """The files of which bytes are still to come."""
+        return tuple(file for file in self.files if file.here_bytes < file.size_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object of the fields, sizes as integer bytes, folders as text."""
+        return {
+            "repo": self.repo,
+            "branch": self.branch,
+            "commit": self.commit,
+            "folder": str(self.folder),
+            "staging": str(self.staging),
+            "standing": self.standing,
+            "files": [asdict(file) for file in self.files],
+            "left_out": [asdict(file) for file in self.left_out],
+            "total_bytes": self.total_bytes,
+            "fetch_bytes": self.fetch_bytes,
+            "needed_bytes": self.needed_bytes,
+            "free_bytes": self.free_bytes,
+        }
+
+
+def plan(
+    state: BranchState,
+    repo: str,
+    models_dir: Path,
+    *,
+    staging_dir: Path | None = None,
+    require_space: bool = True,
+) -> DownloadPlan:
+    """Say what `pull` would do with this listing; the disk is only looked at.
+
+    Raises `RefusedFiles` for a listing that must not be written, or whose only weights are pickles;
+    `NoSpace` (unless `require_space` is False); `DownloadError` for a branch without weights, a
+    place taken by something else, or no place to download into; `UsageError` for a bad name.
+    """
+    models_dir = resolved(models_dir)
+    target = models_dir / folder_name(repo, state.branch)
+    wanted, without = sort_listing(state, repo, target)
+    standing = look(target, repo, state, wanted)
+    check_models_dir(models_dir)
+    staging = Staging(staging_root(models_dir, staging_dir), target.name)
+    here = here_bytes(target, standing, staging, wanted)
+    missing = [file.size_bytes - here[file.path] for file in wanted if here[file.path] < file.size_bytes]
+    planned = DownloadPlan(
+        repo=repo,
+        branch=state.branch,
+        commit=state.commit,
+        folder=target,
+        staging=staging.folder,
+        standing=standing,
+        files=tuple(PlannedFile(file.path, file.size_bytes, here[file.path]) for file in wanted),
+        left_out=without,
+        total_bytes=sum(file.size_bytes for file in wanted),
+        fetch_bytes=sum(missing),
+        needed_bytes=space_for(missing),
+        free_bytes=free_bytes(staging.root),
+    )
+    if require_space:
+        check_space(planned)
+    return planned
+
+
+def check_space(planned: DownloadPlan) -> None:
+    """Raise `NoSpace` if what is to come takes more disk than is free."""
+    if planned.needed_bytes > planned.free_bytes:
+        raise NoSpace(existing_ancestor(planned.staging), planned.needed_bytes, planned.free_bytes)
+
+
+def resolved(models_dir: Path) -> Path:
+    """The models folder, links on the way to it (which users set up) followed once.
+
+    Raises `DownloadError` where they lead nowhere.
+    """
+    try:
+        return Path(models_dir).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links before Python 3.13, or no home folder
+        raise DownloadError(f"{models_dir} cannot be found: {error}.") from error
+
+
+def check_models_dir(models_dir: Path) -> None:
+    """Raise `DownloadError` where no folder can be put into `models_dir` (resolved): no folder, or not writable."""
+    found = existing_ancestor(models_dir)
+    if not found.is_dir():
+        raise DownloadError(f"{found} is no folder, so no models can be put into {models_dir}.")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise DownloadError(
+            f"{found} cannot be written by you: change its permissions, or give another folder with --to."
+        )
+
+
+def free_bytes(root: Path) -> int:
+    """Bytes free to this user on the file system that holds (or will hold) `root`."""
+    return shutil.disk_usage(existing_ancestor(root)).free
+
+
+def sort_listing(state: BranchState, repo: str, target: Path) -> tuple[tuple[LockedFile, ...], tuple[LeftOutFile, ...]]:
+    """A listing's files to fetch, and those left out; by path. Raises as `plan` does for its content."""
+    if not is_commit(state.commit):
+        raise DownloadError(f"the Hub names no commit for {repo}:{state.branch} but {state.commit!r:.80}.")
+    check_listing(repo, state.files, target)
+    wanted, without = [], []
+    for file in sorted(state.files, key=lambda one: one.path):
+        reason = left_out(file.path)
+        if reason:
+            without.append(LeftOutFile(file.path, file.size_bytes, reason))
+        else:
+            wanted.append(LockedFile(file.path, file.size_bytes, file.sha256, file.blob_id))
+    if not any(is_weights(file.path) for file in wanted):
+        pickles = [(file.path, file.reason) for file in without if file.reason.startswith("a pickle")]
+        if pickles:
+            raise RefusedFiles(repo, pickles)
+        raise DownloadError(
+            f"branch {state.branch} of {repo} holds no weights: none of its {len(state.files)} files ends in "
+            f".safetensors or .gguf. Choose another branch."
+        )
+    return tuple(wanted), tuple(without)
+
+
+def look(target: Path, repo: str, state: BranchState, wanted: Sequence[LockedFile]) -> Standing:
+    """What is in the target's place. Raises `DownloadError` where a pull must not touch it, or it cannot be read."""
+    try:
+        return _look(target, repo, state, wanted)
+    except OSError as error:
+        raise DownloadError(f"{target} cannot be read: {error.strerror or error}.") from error
+
+
+def _look(target: Path, repo: str, state: BranchState, wanted: Sequence[LockedFile]) -> Standing:
+    if target.is_symlink():
+        if has_lock(target) and _same(read_lock(target), repo, state, wanted) and not _differing(target, wanted):
+            return "already"
+        raise DownloadError(f"{target} is a link: remove it, or give another folder with --to.")
+    if not target.exists() or (is_plain_folder(target) and not any(target.iterdir())):
+        return "absent"
+    if not is_plain_folder(target):
+        raise DownloadError(f"{target} is there and is no folder: move it away, or give another folder with --to.")
+    differing = _differing(target, wanted)
+    if not has_lock(target):
+        if differing:
+            raise DownloadError(
+                f"{target} is there and was not made by BranchFit, and {len(differing)} of the branch's {len(wanted)} "
+                f"files are missing there or have another size ({', '.join(differing[:3])}). Move it away, or give "
+                f"another folder with --to."
+            )
+        return "foreign"
+    lock = read_lock(target)
+    if (lock.repo.casefold(), lock.branch) != (repo.casefold(), state.branch):
+        raise DownloadError(
+            f"{target} holds {lock.repo}:{lock.branch}, whose folder has the same name as that of "
+            f"{repo}:{state.branch}. Remove that one, or give another folder with --to."
+        )
+    if lock.commit != state.commit:
+        return "moved"
+    return "already" if _same(lock, repo, state, wanted) and not differing else "damaged"
+
+
+def reusable(target: Path, standing: Standing, wanted: Sequence[LockedFile]) -> dict[str, Path]:
+    """Path -> the installed file that should have the same content: same recorded hash, same size on disk."""
+    if standing not in ("moved", "damaged"):
+        return {}
+    by_hash: dict[str, Path] = {}
+    for file in read_lock(target).files:
+        place = plain_path(target, file.path)
+        if place is not None and is_plain(place) and place.lstat().st_size == file.size_bytes:
+            by_hash[expected_hash(file)] = place
+    return {file.path: by_hash[expected_hash(file)] for file in wanted if expected_hash(file) in by_hash}
+
+
+def here_bytes(target: Path, standing: Standing, staging: Staging, wanted: Sequence[LockedFile]) -> dict[str, int]:
+    """Path -> bytes that need no transfer, judged by sizes and records; a pull hashes them before it believes."""
+    if standing in ("already", "foreign"):
+        return {file.path: file.size_bytes for file in wanted}
+    verified, old = staging.verified(wanted), reusable(target, standing, wanted)
+    return {
+        file.path: file.size_bytes if file.path in verified or file.path in old else staging.staged_bytes(file)
+        for file in wanted
+    }
+
+
+def _same(lock: Installed, repo: str, state: BranchState, wanted: Sequence[LockedFile]) -> bool:
+    """True when a lock names this repo, branch, commit and these very files."""
+    named = (lock.repo.casefold(), lock.branch, lock.commit)
+    return named == (repo.casefold(), state.branch, state.commit) and set(lock.files) == set(wanted)
+
+
+def _differing(target: Path, wanted: Sequence[LockedFile]) -> list[str]:
+    """Files that are missing there, are no plain files, or have another size."""
+    differing = []
+    for file in wanted:
+        place = plain_path(target, file.path)
+        if place is None or not is_plain(place) or place.lstat().st_size != file.size_bytes:
+            differing.append(file.path)
+    return differing
