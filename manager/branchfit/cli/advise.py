@@ -1,0 +1,116 @@
+"""`branchfit variants` and `branchfit recommend`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ..errors import NothingFits
+from ..gpus import detect, parse_gpus
+from ..loaders import available_runtimes, of_loader
+from ..recommend import Recommendation, recommend
+from .gather import Gathered, gather
+from .options import card_option, config_option, json_option, machine_options
+
+repo_argument = click.argument("repo", required=False, metavar="[REPO[:BRANCH]]")
+
+
+@click.command()
+@repo_argument
+@card_option
+@config_option
+@json_option
+def variants(repo: str | None, card: Path | None, config: Path | None, json_: bool) -> None:
+    """Every variant of a repo, from its card, its branches and their own files.
+
+    REPO is owner/name or the page's address.
+    """
+    found = gather(repo, card, config)
+    if json_:
+        from .as_json import dump, variants_document
+
+        click.echo(dump(variants_document(found.listed, found.template, found.sisters, found.notes)))
+        return
+    from . import render
+
+    if not found.listed.variants:
+        click.echo("no branches: the card has no branch table and no repo was asked.")
+    else:
+        render.variants_table(found.listed)
+    for difference in found.listed.disagreements:
+        where = f"{difference.branch}: " if difference.branch else ""
+        click.echo(
+            f"disagreement: {where}{difference.field}: the card says {difference.card}, "
+            f"the branch itself {difference.actual}"
+        )
+    if found.template:
+        click.echo(f"\nprompt template: {found.template.name or 'unnamed'} ({found.template.source})")
+    for sister in found.sisters:
+        click.echo(f"also as {sister.kind.upper()}: {sister.repo}")
+    render.notes((*found.notes, *found.listed.notes))
+
+
+def advise(
+    found: Gathered,
+    gpu: Sequence[str] = (),
+    context: int | None = None,
+    loader: str | None = None,
+    runtime: Sequence[str] = (),
+    prefer: str | None = None,
+) -> Recommendation:
+    """The recommendation for what was gathered; shared with `pull` and `demo`."""
+    machine = parse_gpus(gpu) if gpu else detect()
+    available = available_runtimes(list(runtime) or None, simulated=bool(gpu))
+    available = replace(available, runtimes=of_loader(available.runtimes, loader))
+    return recommend(
+        found.listed,
+        machine,
+        available,
+        context_tokens=context,
+        prefer=prefer,
+        branch=found.branch,
+        sisters=found.sisters,
+    )
+
+
+@click.command("recommend")
+@repo_argument
+@card_option
+@config_option
+@machine_options
+@json_option
+def recommend_command(
+    repo: str | None,
+    card: Path | None,
+    config: Path | None,
+    gpu: Sequence[str],
+    context: int | None,
+    loader: str | None,
+    runtime: Sequence[str],
+    prefer: str | None,
+    json_: bool,
+) -> None:
+    """Which branch fits this machine, with which loader, and why.
+
+    REPO is owner/name, owner/name:branch to ask about one branch, or the page's address.
+    """
+    found = gather(repo, card, config)
+    answer = advise(found, gpu, context, loader, runtime, prefer)
+    if json_:
+        from .as_json import dump, recommendation_document
+
+        click.echo(dump(recommendation_document(answer, found.notes)))
+    else:
+        from . import render
+
+        render.recommendation_table(answer)
+        for assessment in answer.assessments:
+            click.echo(f"   {assessment.variant.branch}: {assessment.why}")
+        render.notes((*found.notes, *answer.notes))
+    if answer.choice is None:
+        if json_:
+            raise NothingFits(answer.repo, answer.reason)
+        raise click.exceptions.Exit(3)

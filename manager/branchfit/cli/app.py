@@ -1,0 +1,115 @@
+"""The command itself: its subcommands, its exit codes, and how an error reaches the user."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import (
+    AccessDenied,
+    BranchFitError,
+    NotFound,
+    NothingFits,
+    NotInstalled,
+    UsageError,
+)
+
+EXIT_DONE = 0
+EXIT_COULD_NOT = 1
+EXIT_USAGE = 2
+EXIT_NOTHING_FITS = 3
+EXIT_NOT_FOUND = 4
+EXIT_ACCESS_DENIED = 5
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+COMMANDS = {
+    "variants": "advise:variants",
+    "recommend": "advise:recommend_command",
+    "pull": "models:pull_command",
+    "list": "models:list_command",
+    "verify": "models:verify_command",
+    "remove": "models:remove_command",
+    "prompt": "prompt:prompt",
+    "doctor": "doctor:doctor",
+    "demo": "demo:demo",
+    "completion": "completion:completion",
+}
+"""Subcommand -> module:object. A command's module is imported when it is called, or for `--help`."""
+
+
+class _Commands(click.Group):
+    """A group that imports a subcommand only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        where = COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, name = where.split(":")
+        found: click.Command = getattr(importlib.import_module(f".{module}", __package__), name)
+        return found
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 could not (network, disk, verification), 2 bad usage, 3 nothing fits, "
+    "4 not found, 5 access denied. Answers go to stdout, progress and remarks to stderr.",
+)
+@click.version_option(__version__, prog_name="branchfit", message="%(prog)s %(version)s")
+def app() -> None:
+    """Paste a quantised repo; get the branch that fits this GPU, downloaded, verified, and prompted
+    as its author says.
+
+    \b
+    branchfit demo                                            see the whole job in seconds
+    branchfit recommend TheBloke/WizardMath-70B-V1.0-GPTQ     which branch fits, and why
+    branchfit pull TheBloke/WizardMath-70B-V1.0-GPTQ          download that one, verified
+    """
+
+
+def exit_code(error: BranchFitError) -> int:
+    """The promised exit code for each kind of error."""
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    if isinstance(error, NothingFits):
+        return EXIT_NOTHING_FITS
+    if isinstance(error, (NotFound, NotInstalled)):
+        return EXIT_NOT_FOUND
+    if isinstance(error, AccessDenied):
+        return EXIT_ACCESS_DENIED
+    return EXIT_COULD_NOT
+
+
+def run() -> NoReturn:
+    """Run the command line; errors go to stderr, and with --json to stdout as a document too."""
+    for stream in (sys.stdout, sys.stderr):
+        # A model card's text goes through here; a console that cannot show a character must not die of it.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    try:
+        sys.exit(app(standalone_mode=False) or EXIT_DONE)
+    except click.exceptions.Exit as asked:
+        sys.exit(asked.exit_code)
+    except click.Abort as stopped:
+        # click turns Ctrl-C into Abort, which a "no" at a question is too.
+        interrupted = isinstance(stopped.__cause__, KeyboardInterrupt)
+        print("branchfit: interrupted." if interrupted else "branchfit: nothing was changed.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_COULD_NOT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BranchFitError as error:
+        if "--json" in sys.argv[1:] and not isinstance(error, NothingFits):
+            print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}, ensure_ascii=False))
+        print(f"branchfit: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))

@@ -1,0 +1,131 @@
+"""The JSON documents that others script against. Sizes are integer bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..card import CardTemplate, Sister
+from ..gpus import Gpu
+from ..recommend import Assessment, Recommendation
+from ..variants import Disagreement, Variant, VariantList
+
+
+def dump(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def variants_document(
+    listed: VariantList, template: CardTemplate | None, sisters: tuple[Sister, ...], notes: tuple[str, ...]
+) -> dict[str, Any]:
+    """What `branchfit variants --json` prints."""
+    return {
+        "repo": listed.repo,
+        "commit": listed.commit,
+        "variants": [_variant(variant) for variant in listed.variants],
+        "prompt_template": template_document(template),
+        "disagreements": [_disagreement(found) for found in listed.disagreements],
+        "sisters": [_sister(sister) for sister in sisters],
+        "notes": [*notes, *listed.notes],
+    }
+
+
+def recommendation_document(answer: Recommendation, notes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What `branchfit recommend --json` prints; `choice` is null where nothing fits."""
+    choice = answer.choice
+    gpus = answer.machine.gpus or (answer.machine.cpu,)
+    return {
+        "repo": answer.repo,
+        "commit": answer.commit,
+        "context_tokens": answer.context_tokens,
+        "gpus": [_gpu(gpu) for gpu in gpus],
+        "choice": None
+        if choice is None
+        else {
+            "branch": choice.branch,
+            "loader": choice.loader,
+            "runtime": choice.runtime,
+            "reason": choice.reason,
+            "gpu_split_bytes": list(choice.gpu_split_bytes),
+            "max_context_tokens": choice.max_context_tokens,
+        },
+        "reason": answer.reason,
+        "variants": [_assessment(assessment) for assessment in answer.assessments],
+        "disagreements": [_disagreement(found) for found in answer.disagreements],
+        "sisters": [_sister(sister) for sister in answer.sisters],
+        "notes": [*notes, *answer.notes],
+    }
+
+
+def template_document(template: CardTemplate | None) -> dict[str, Any] | None:
+    if template is None:
+        return None
+    return {"name": template.name, "text": template.text, "source": template.source}
+
+
+def _variant(variant: Variant) -> dict[str, Any]:
+    return {
+        "branch": variant.branch,
+        "format": variant.format,
+        "bits": variant.bits,
+        "group_size": variant.group_size,
+        "act_order": variant.act_order,
+        "damp_percent": variant.damp_percent,
+        "dataset": variant.dataset,
+        "sequence_length": variant.sequence_length,
+        "size_bytes": variant.size_bytes,
+        "size_source": variant.size_source,
+        "exllama": variant.exllama,
+        "description": variant.description,
+    }
+
+
+def _assessment(assessment: Assessment) -> dict[str, Any]:
+    need, variant = assessment.need, assessment.variant
+    return {
+        "branch": variant.branch,
+        "format": variant.format,
+        "bits": variant.bits,
+        "group_size": variant.group_size,
+        "act_order": variant.act_order,
+        "sequence_length": variant.sequence_length,
+        "size_bytes": variant.size_bytes,
+        "size_source": variant.size_source,
+        "exllama": variant.exllama,
+        "loader": assessment.loader,
+        "runtime": assessment.runtime,
+        "fits": assessment.fits,
+        "need_bytes": None
+        if need is None
+        else {
+            "weights": need.weights_bytes,
+            "kv_cache": need.kv_cache_bytes,
+            "scratch": need.scratch_bytes,
+            "context": need.context_bytes,
+            "total": need.total_bytes,
+        },
+        "need_per_gpu_bytes": None if need is None else list(need.per_gpu_bytes),
+        "error_bytes": None if need is None else need.error_bytes,
+        "headroom_bytes": assessment.headroom_bytes,
+        "max_context_tokens": assessment.max_context_tokens,
+        "why": assessment.why,
+    }
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "total_bytes": gpu.total_bytes,
+        "free_bytes": gpu.free_bytes,
+        "compute_capability": gpu.compute_capability,
+        "source": gpu.source,
+    }
+
+
+def _disagreement(found: Disagreement) -> dict[str, Any]:
+    return {"branch": found.branch, "field": found.field, "card": found.card, "actual": found.actual}
+
+
+def _sister(sister: Sister) -> dict[str, Any]:
+    return {"repo": sister.repo, "kind": sister.kind}

@@ -1,0 +1,59 @@
+"""`branchfit doctor`: what this machine can and cannot do, and why."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..gpus import detect
+from ..loaders import check_host, this_host
+from .options import json_option
+
+
+@click.command()
+@json_option
+def doctor(json_: bool) -> None:
+    """The GPUs found here, who holds their memory, and which runtimes can be used."""
+    machine = detect()
+    verdicts = check_host(this_host())
+    if json_:
+        click.echo(
+            json.dumps(
+                {
+                    "gpus": [
+                        {
+                            "index": gpu.index,
+                            "name": gpu.name,
+                            "total_bytes": gpu.total_bytes,
+                            "free_bytes": gpu.free_bytes,
+                            "compute_capability": gpu.compute_capability,
+                            "source": gpu.source,
+                            "holders": [vars(holder) for holder in gpu.holders],
+                        }
+                        for gpu in machine.gpus or (machine.cpu,)
+                    ],
+                    "runtimes": [
+                        {"runtime": v.runtime, "loader": v.loader, "can": v.can, "why": v.why} for v in verdicts
+                    ],
+                    "notes": list(machine.notes),
+                },
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+        return
+    from .render import gib
+
+    for gpu in machine.gpus:
+        capability = f", compute capability {gpu.compute_capability}" if gpu.compute_capability else ""
+        click.echo(f"GPU {gpu.index}: {gpu.name}, {gib(gpu.free_bytes)} free of {gib(gpu.total_bytes)}{capability}")
+        for holder in gpu.holders:
+            used = gib(holder.used_bytes) if holder.used_bytes is not None else "an unknown amount"
+            click.echo(f"  {used} held by pid {holder.pid}, {holder.name}")
+    click.echo(f"System memory: {gib(machine.system_free_bytes)} free of {gib(machine.system_total_bytes)}")
+    for note in machine.notes:
+        click.echo(f"  {note}")
+    click.echo("Runtimes:")
+    for verdict in verdicts:
+        click.echo(f"  {'yes' if verdict.can else 'no ':3} {verdict.loader:9} {verdict.runtime:22} {verdict.why}")

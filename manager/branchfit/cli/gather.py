@@ -1,0 +1,107 @@
+"""What the commands start from: a repo on the Hub, or a card on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..card import CardTemplate, ModelCard, Sister, read_card
+from ..errors import BranchNotFound, ConfigError, UsageError
+from ..hub import RepoRef, parse_repo
+from ..prompts import guess_by_model
+from ..variants import VariantList, from_card, from_hub
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A repo's variants and card. `as_of` is the date of the answer where there was no network."""
+
+    listed: VariantList
+    card: ModelCard | None
+    branch: str | None = None
+    as_of: datetime | None = None
+
+    @property
+    def sisters(self) -> tuple[Sister, ...]:
+        return self.card.sisters if self.card else ()
+
+    @property
+    def template(self) -> CardTemplate | None:
+        """The card's prompt template; failing that, the one the model's name calls for."""
+        if self.card and self.card.prompt_template:
+            return self.card.prompt_template
+        known = guess_by_model(self.listed.repo)
+        return CardTemplate(known.name, known.text, "registry") if known else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.as_of is None:
+            return ()
+        return (f"no network: this is the Hub's answer of {self.as_of:%Y-%m-%d %H:%M} UTC",)
+
+
+def gather(repo: str | None, card: Path | None, config: Path | None) -> Gathered:
+    """Variants from a card file (`config` gives the sizes), else from the Hub.
+
+    Raises UsageError where neither or a contradiction is given, CardError, ConfigError, HubError.
+    """
+    ref = parse_repo(repo) if repo else None
+    if card is None:
+        if config is not None:
+            raise UsageError("--config goes with --card: on the Hub every branch has its own config.json.")
+        if ref is None:
+            raise UsageError("name a repo (owner/name, owner/name:branch or its address), or give --card FILE.")
+        return _from_hub(ref)
+    text = _read(card)
+    # The user says whose card this is, so that a mirror's or a renamed repo's rows are not dropped.
+    parsed = read_card(text)
+    settings = _config(config) if config is not None else None
+    linked = next((row.repo for row in parsed.rows if row.repo), None)
+    named = ref.repo if ref else linked or ""
+    listed = from_card(parsed, settings, named, str(config) if config else "config.json")
+    if linked and linked.casefold() != named.casefold():
+        listed = replace(listed, notes=(*listed.notes, f"the card's branches are those of {linked}, not of {named}"))
+    branch = ref.branch if ref else None
+    if branch is not None and listed.get(branch) is None:
+        raise BranchNotFound(listed.repo, branch, [variant.branch for variant in listed.variants])
+    return Gathered(listed, parsed, branch)
+
+
+def _from_hub(ref: RepoRef) -> Gathered:
+    from ..hub import Hub
+
+    state = Hub().repo_state(ref.repo)
+    card = read_card(state.readme, ref.repo) if state.readme else None
+    listed = from_hub(ref.repo, card, state.branches)
+    if ref.branch is not None and ref.branch not in {s.branch for s in state.branches}:
+        raise BranchNotFound(ref.repo, ref.branch, [s.branch for s in state.branches])
+    return Gathered(listed, card, ref.branch, state.as_of)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_read(path))
+    except ValueError as error:
+        raise ConfigError(f"not JSON ({error})", (), str(path)) from error
+    if not isinstance(found, dict):
+        raise ConfigError("not a JSON object", (), str(path))
+    return found
+
+
+def gather_branch(ref: RepoRef) -> Gathered:
+    """What one branch of a repo needs: its card and that branch alone. Raises HubError."""
+    from ..hub import Hub
+
+    state = Hub().repo_state(ref.repo, ref.branch or "main", headers=False)
+    card = read_card(state.readme, ref.repo) if state.readme else None
+    return Gathered(from_hub(ref.repo, card, state.branches), card, ref.branch, state.as_of)

@@ -1,0 +1,246 @@
+"""`branchfit pull`, `list`, `verify` and `remove`: the models on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import installed as on_disk
+from ..download import DownloadPlan, Installed, folder_name, plan, pull
+from ..errors import NothingFits, UsageError
+from ..hub import Hub, parse_repo
+from . import advise
+from .gather import Gathered, gather, gather_branch
+from .options import json_option, machine_options, staging_option, to_option
+
+
+def models_folder(to: Path | None) -> Path:
+    """Where models live: what was asked for, else the webui's own place, else ./models."""
+    if to is not None:
+        return to
+    if os.environ.get("BRANCHFIT_MODELS"):
+        return Path(os.environ["BRANCHFIT_MODELS"])
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        # What makes a text-generation-webui: facts, "recognise a host root".
+        if (folder / "server.py").is_file() and (folder / "modules" / "extensions.py").is_file():
+            newer = folder / "user_data" / "models"
+            return newer if newer.is_dir() else folder / "models"
+    return here / "models"
+
+
+@click.command("pull")
+@click.argument("repo", metavar="REPO[:BRANCH]")
+@to_option
+@staging_option
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched and where; change nothing.")
+@click.option("--latest", is_flag=True, help="If the branch has moved on, fetch its newest commit.")
+@machine_options
+@json_option
+@click.option("--json-lines", is_flag=True, help="One JSON object an event on stdout, as it happens.")
+def pull_command(
+    repo: str,
+    to: Path | None,
+    staging: Path | None,
+    dry_run: bool,
+    latest: bool,
+    gpu: Sequence[str],
+    context: int | None,
+    loader: str | None,
+    runtime: Sequence[str],
+    prefer: str | None,
+    json_: bool,
+    json_lines: bool,
+) -> None:
+    """Download a branch: every file verified, the folder there when it is whole.
+
+    REPO:BRANCH is what to pull; without a branch, the recommended one is taken.
+    """
+    ref = parse_repo(repo)
+    hub = Hub()
+    chosen_loader = chosen_runtime = None
+    if ref.branch is None:
+        found = gather(repo, None, None)
+        answer = advise.advise(found, gpu, context, loader, runtime, prefer)
+        if answer.choice is None:
+            raise NothingFits(answer.repo, answer.reason)
+        branch, chosen_loader, chosen_runtime = answer.choice.branch, answer.choice.loader, answer.choice.runtime
+        click.echo(answer.choice.reason, err=True)
+    else:
+        branch = ref.branch
+        found = gather_branch(ref)
+    folder = models_folder(to)
+    if dry_run:
+        state = hub.branch_files(ref.repo, branch)
+        _show_plan(plan(state, ref.repo, folder, staging_dir=staging, require_space=False), json_)
+        return
+    from .progress import PullProgress
+
+    with PullProgress(lines=json_lines, latest=latest) as progress:
+        made = pull(
+            hub,
+            ref.repo,
+            branch,
+            folder,
+            on_event=progress.tell,
+            latest=latest,
+            staging_dir=staging,
+            template=_template(found),
+            loader=chosen_loader,
+            runtime=chosen_runtime,
+        )
+    if json_:
+        click.echo(json.dumps(_installed(made), indent=2, ensure_ascii=False))
+    elif not json_lines:
+        click.echo(f"{progress.outcome}: {made.folder}")
+
+
+def _template(found: Gathered) -> dict[str, Any] | None:
+    from .as_json import template_document
+
+    return template_document(found.template)
+
+
+def _show_plan(found: DownloadPlan, json_: bool) -> None:
+    if json_:
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        return
+    from .render import gb
+
+    click.echo(f"{found.repo}:{found.branch} at commit {found.commit[:12]} -> {found.folder}")
+    for file in found.files:
+        here = f", {gb(file.here_bytes)} of it here" if file.here_bytes else ""
+        click.echo(f"  {gb(file.size_bytes):>10}  {file.path}{here}")
+    for left in found.left_out:
+        click.echo(f"  left out    {left.path}: {left.reason}")
+    click.echo(
+        f"to fetch: {gb(found.fetch_bytes)} of {gb(found.total_bytes)}; "
+        f"disk: {found.needed_bytes:,} bytes needed, {found.free_bytes:,} free"
+    )
+
+
+def _installed(model: Installed) -> dict[str, Any]:
+    return {
+        "name": model.folder.name,
+        "folder": str(model.folder),
+        "repo": model.repo,
+        "branch": model.branch,
+        "commit": model.commit,
+        "size_bytes": model.size_bytes,
+        "files": len(model.files),
+        "loader": model.loader,
+        "runtime": model.runtime,
+        "prompt_template": model.template,
+        "pulled_at": model.pulled_at.isoformat(),
+    }
+
+
+@click.command("list")
+@to_option
+@json_option
+def list_command(to: Path | None, json_: bool) -> None:
+    """The models on disk: name, size, branch, when they came."""
+    folder = models_folder(to)
+    found = on_disk.scan(folder)
+    if json_:
+        others = [{"name": other.folder.name, "reason": other.reason} for other in found.unknown]
+        models = [_installed(model) for model in found.installed]
+        click.echo(json.dumps({"folder": str(folder), "models": models, "others": others}, indent=2))
+        return
+    if found.installed:
+        from .render import models_table
+
+        models_table(found.installed)
+    else:
+        click.echo(f"no models of BranchFit's under {folder}")
+    for other in found.unknown:
+        click.echo(f"left alone: {other.folder.name} ({other.reason})")
+
+
+@click.command("verify")
+@click.argument("name", required=False)
+@to_option
+@json_option
+def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
+    """Hash every file again and compare with what the Hub published.
+
+    NAME is a folder name from `branchfit list`, or owner/name[:branch]; without one, all are verified.
+    """
+    folder = models_folder(to)
+    models = [find(folder, name)] if name else on_disk.installed(folder)
+    from .progress import PullProgress
+
+    reports = []
+    for model in models:
+        with PullProgress(quiet=json_) as progress:
+            reports.append((model, on_disk.verify(model, progress.tell)))
+    if json_:
+        click.echo(
+            json.dumps(
+                {
+                    "models": [
+                        {
+                            **_installed(model),
+                            "ok": report.ok,
+                            "bad": [{"path": b.path, "expected": b.expected, "actual": b.actual} for b in report.bad],
+                            "missing": list(report.missing),
+                            "extra": list(report.extra),
+                        }
+                        for model, report in reports
+                    ]
+                },
+                indent=2,
+            )
+        )
+    else:
+        if not models:
+            click.echo(f"no models of BranchFit's under {folder}")
+        for model, report in reports:
+            state = f"ok, {len(model.files)} files" if report.ok else "NOT what was published"
+            click.echo(f"{model.folder.name}: {state}")
+            for bad in report.bad:
+                click.echo(f"  bad      {bad.path}: expected {bad.expected}, got {bad.actual}")
+            for path in report.missing:
+                click.echo(f"  missing  {path}")
+            for path in report.extra:
+                click.echo(f"  extra    {path} (not the author's; left alone)")
+    if not all(report.ok for _, report in reports):
+        raise click.exceptions.Exit(1)
+
+
+@click.command("remove")
+@click.argument("name")
+@to_option
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+def remove_command(name: str, to: Path | None, yes: bool, json_: bool) -> None:
+    """Delete a model from disk. Asks first; links are never followed out of the folder.
+
+    NAME is a folder name from `branchfit list`, or owner/name[:branch].
+    """
+    folder = models_folder(to)
+    model = find(folder, name)
+    if not yes:
+        from .render import gb
+
+        if json_:
+            raise UsageError("--json cannot ask: give --yes to remove.")
+        click.confirm(f"Delete {model.folder} ({gb(model.size_bytes)})?", abort=True)
+    freed = on_disk.remove(model.folder)
+    if json_:
+        click.echo(json.dumps({"removed": str(model.folder), "freed_bytes": freed}, indent=2))
+    else:
+        click.echo(f"removed {model.folder}, {freed:,} bytes freed")
+
+
+def find(folder: Path, name: str) -> Installed:
+    """An installed model by folder name or by owner/name[:branch]. Raises NotInstalled."""
+    if "/" in name and not name.startswith((".", "/")):
+        ref = parse_repo(name)
+        name = folder_name(ref.repo, ref.branch or "main")
+    return on_disk.find(folder, name)

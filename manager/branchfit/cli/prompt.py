@@ -1,0 +1,90 @@
+"""`branchfit prompt`: the exact bytes a model was trained on, around an instruction."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from .. import prompts
+from ..errors import NotInstalled, PromptError
+from . import models
+from .gather import gather_branch
+from .options import card_option, to_option
+
+
+@click.command()
+@click.argument("model", required=False, metavar="[REPO|NAME]")
+@click.argument("instruction", required=False)
+@click.option("--template", metavar="NAME", help="Use this known template instead: Alpaca-CoT, WizardMath.")
+@click.option("--plain", is_flag=True, help="The form without chain of thought, where the author has one.")
+@card_option
+@to_option
+def prompt(
+    model: str | None,
+    instruction: str | None,
+    template: str | None,
+    plain: bool,
+    card: Path | None,
+    to: Path | None,
+) -> None:
+    """Print the exact prompt: INSTRUCTION in the model's template, no newline added.
+
+    REPO|NAME is a repo or an installed model. Without INSTRUCTION, all of standard input is the
+    instruction, byte for byte.
+    """
+    if instruction is None and (template is not None or card is not None):
+        # The template is named already, so a lone argument is the instruction.
+        model, instruction = "", model
+    chosen = _template(model, template, card, to)
+    if plain:
+        other = prompts.PLAIN_FORM.get(chosen.name)
+        if other is None:
+            raise PromptError(f"template {chosen.name} has no plain form.")
+        chosen = other
+    text = instruction if instruction is not None else _standard_input()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(chosen.render(text).encode("utf-8"))
+    sys.stdout.buffer.flush()
+
+
+def _standard_input() -> str:
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"standard input is not UTF-8: byte {error.start} is {raw[error.start]:#04x}.") from error
+
+
+def _template(model: str | None, name: str | None, card: Path | None, to: Path | None) -> prompts.Template:
+    """The template asked for: by name, from a card, as recorded with an installed model, or a repo's."""
+    if name is not None:
+        known = prompts.by_name(name)
+        if known is None:
+            raise PromptError(
+                f"no template called {name} is known; there are: {', '.join(t.name for t in prompts.TEMPLATES)}."
+            )
+        return known
+    if card is not None:
+        from ..card import read_card
+
+        found = read_card(card.read_bytes()).prompt_template
+        if found is None:
+            raise PromptError(f"{card} has no prompt template that can be used.")
+        return prompts.Template(found.name or "the card's", found.text, str(card))
+    if not model:
+        raise PromptError("say which model: a repo, an installed model's name, --template NAME or --card FILE.")
+    try:
+        recorded = models.find(models.models_folder(to), model).template
+        if recorded:
+            return prompts.Template(str(recorded.get("name") or model), str(recorded["text"]), "branchfit.lock.json")
+    except NotInstalled:
+        if "/" not in model:
+            raise
+    from ..hub import parse_repo
+
+    guessed = gather_branch(parse_repo(model)).template
+    if guessed is None:
+        raise PromptError(f"{model}: its card has no prompt template that can be used; name one with --template.")
+    return prompts.Template(guessed.name or model, guessed.text, guessed.source)
