@@ -16,18 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from branchfit.demo.repo import card_text
-
-LLAMA_2_70B = {
-    "model_type": "llama",
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-}
+from branchfit.demo.repo import BRANCHES, SHAPE, card_text
+from branchfit.demo.synth.configs import model_config
 
 
 def cpu_s(command: list[str]) -> float:
@@ -46,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         card, config = Path(scratch, "README.md"), Path(scratch, "config.json")
         card.write_text(card_text(), encoding="utf-8")
-        config.write_text(json.dumps(LLAMA_2_70B), encoding="utf-8")
+        config.write_text(json.dumps(model_config(SHAPE, BRANCHES["main"])), encoding="utf-8")
         files = ["--card", str(card), "--config", str(config)]
         ours = [sys.executable, "-m", "branchfit", "recommend", *files, "--gpu", "24GiB@8.6x2", "--json"]
         theirs = [peer, "version"]

@@ -17,6 +17,10 @@ for _name in set(os.environ) - _FOR_TESTS:
         del os.environ[_name]
 os.environ["HF_HOME"] = str(Path(_HOME.name) / "hf")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Tests start processes of their own, which have to find the same sources as this one.
+_ROOT = Path(__file__).resolve().parent.parent
+_SOURCES = [str(_ROOT / "manager"), str(_ROOT / "extension"), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _SOURCES))
 
 from branchfit.demo.server import LoopbackHub  # noqa: E402 (only after the environment is clean)
 

@@ -214,6 +214,7 @@ def test_hardly_any_card_is_still_a_card(text: str) -> None:
 def test_a_table_of_options_with_the_same_columns_is_no_branch_table() -> None:
     text = "| Option | Branch | Bits | Group size |\n|---|---|---|---|\n| `--branch` | which | how many | x |\n"
     assert read_card(text).rows == ()
+    assert read_card(text).notes == ("The card gives no prompt template.",)
 
 
 def test_another_formats_repo_has_no_gptq_branches() -> None:

@@ -92,7 +92,8 @@ def read_rows(document: Document, repo: str | None = None) -> tuple[list[BranchR
         rows = _distinct((row for row in read if row is not None), notes)
         if any(row.bits is not None or row.repo is not None or row.branch == "main" for row in rows):
             return rows, notes
-        skipped.extend(notes)
+        if not rows:
+            skipped.extend(notes)
     return [], skipped
 
 

@@ -38,7 +38,7 @@ def recommendation_document(answer: Recommendation, notes: tuple[str, ...] = ())
         "repo": answer.repo,
         "commit": answer.commit,
         "context_tokens": answer.context_tokens,
-        "gpus": [_gpu(gpu) for gpu in gpus],
+        "gpus": [gpu_document(gpu) for gpu in gpus],
         "choice": None
         if choice is None
         else {
@@ -64,6 +64,7 @@ def template_document(template: CardTemplate | None) -> dict[str, Any] | None:
 
 
 def _variant(variant: Variant) -> dict[str, Any]:
+    """What is known of a branch without a GPU."""
     return {
         "branch": variant.branch,
         "format": variant.format,
@@ -81,17 +82,9 @@ def _variant(variant: Variant) -> dict[str, Any]:
 
 
 def _assessment(assessment: Assessment) -> dict[str, Any]:
-    need, variant = assessment.need, assessment.variant
+    need = assessment.need
     return {
-        "branch": variant.branch,
-        "format": variant.format,
-        "bits": variant.bits,
-        "group_size": variant.group_size,
-        "act_order": variant.act_order,
-        "sequence_length": variant.sequence_length,
-        "size_bytes": variant.size_bytes,
-        "size_source": variant.size_source,
-        "exllama": variant.exllama,
+        **_variant(assessment.variant),
         "loader": assessment.loader,
         "runtime": assessment.runtime,
         "fits": assessment.fits,
@@ -112,7 +105,7 @@ def _assessment(assessment: Assessment) -> dict[str, Any]:
     }
 
 
-def _gpu(gpu: Gpu) -> dict[str, Any]:
+def gpu_document(gpu: Gpu) -> dict[str, Any]:
     return {
         "index": gpu.index,
         "name": gpu.name,

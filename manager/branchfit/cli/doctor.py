@@ -8,6 +8,7 @@ import click
 
 from ..gpus import detect
 from ..loaders import check_host, this_host
+from .as_json import gpu_document
 from .options import json_option
 
 
@@ -22,15 +23,7 @@ def doctor(json_: bool) -> None:
             json.dumps(
                 {
                     "gpus": [
-                        {
-                            "index": gpu.index,
-                            "name": gpu.name,
-                            "total_bytes": gpu.total_bytes,
-                            "free_bytes": gpu.free_bytes,
-                            "compute_capability": gpu.compute_capability,
-                            "source": gpu.source,
-                            "holders": [vars(holder) for holder in gpu.holders],
-                        }
+                        {**gpu_document(gpu), "holders": [vars(holder) for holder in gpu.holders]}
                         for gpu in machine.gpus or (machine.cpu,)
                     ],
                     "runtimes": [
