@@ -72,7 +72,7 @@ run_tests() {
   python=$(find_python)
   if [ "${1:-}" != "--all" ]; then
     make_venv "$python" "$venv"
-    install_into "$venv" .branchfit-test -e "$root[dev]"
+    install_into "$venv" .branchfit-test -e "${root}[dev]"
     pytest_in "$venv" "$@"
     return
   fi
@@ -82,7 +82,7 @@ run_tests() {
     make_venv "$python" "$venv"
     # torch first: gptqmodel's build looks for the torch that is there.
     install_into "$venv" .branchfit-torch torch==2.13.0
-    install_into "$venv" .branchfit-all -e "$root[dev,gptq]" torch==2.13.0 gptqmodel==7.6.0 transformers==5.23.0 optimum==2.3.0
+    install_into "$venv" .branchfit-all -e "${root}[dev,gptq]" torch==2.13.0 gptqmodel==7.6.0 transformers==5.23.0 optimum==2.3.0
   else
     # A torch that is already there is used: it is the largest download, and the one with the GPU's libraries.
     if "$python" -c 'import torch' >/dev/null 2>&1; then
@@ -90,13 +90,13 @@ run_tests() {
     else
       make_venv "$python" "$venv"
     fi
-    install_into "$venv" .branchfit-all -e "$root[dev,gptq]"
+    install_into "$venv" .branchfit-all -e "${root}[dev,gptq]"
   fi
   BRANCHFIT_NEEDS_GPTQ=1 pytest_in "$venv" "$@"
   # The other end of every range: what a webui of 2023 has installed.
   local oldest="$root/.venv-oldest"
   make_venv "$python" "$oldest"
-  install_into "$oldest" .branchfit-test -e "$root[dev]" -c "$root/tests/oldest.txt"
+  install_into "$oldest" .branchfit-test -e "${root}[dev]" -c "$root/tests/oldest.txt"
   say "once more with the oldest versions of every dependency"
   pytest_in "$oldest" "$@"
 }
