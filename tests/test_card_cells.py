@@ -170,7 +170,7 @@ def test_damp(cell: str, expected: float | None) -> None:
         ("4,096", 4096),
         ("32768", 32768),
         ("", None),
-        ("16K", None),
+        ("16K", 16384),
         ("n/a", None),
         ("0", None),
         ("999999999", None),

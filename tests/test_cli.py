@@ -17,7 +17,7 @@ from branchfit.cli.app import COMMANDS
 from branchfit.demo.repo import BRANCHES, REPO, demo_repo
 from branchfit.demo.server import LoopbackHub
 from branchfit.prompts import ALPACA_COT, WIZARDMATH_PLAIN
-from models import LLAMA_2_70B, SEED_CARD_ROWS, seed_card
+from models import LLAMA_2_7B, LLAMA_2_70B, SEED_CARD_ROWS, seed_card
 
 BEST = "gptq-4bit-32g-actorder_True"
 
@@ -131,6 +131,47 @@ def test_a_missing_card_a_missing_repo_and_a_lone_config_are_bad_usage(tmp_path:
     assert b"--card" in branchfit("variants", "o/r", "--config", config, code=2).stderr
 
 
+def test_a_config_of_another_model_is_bad_usage_with_both_sizes(card: Path, tmp_path: Path) -> None:
+    other = tmp_path / "seven.json"
+    other.write_text(json.dumps(LLAMA_2_7B), encoding="utf-8")
+    said = branchfit("recommend", "--card", card, "--config", other, "--gpu", "24GiB", code=2).stderr.decode()
+    assert "another model's" in said and "35.33 GB" in said and "3.77 GB" in said
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
+    assert b"Did you mean 'recommend'" in branchfit("recomend", code=2).stderr
+
+
+def test_a_card_that_looks_like_markup_or_moves_the_cursor_is_shown_as_it_is(card: Path) -> None:
+    text = card.read_text(encoding="utf-8").replace("CamelAI Math", "[/x] \x1b[2J [red]")
+    card.write_text(text, encoding="utf-8")
+    shown = branchfit("variants", "--card", card).stdout
+    assert b"[/x]" in shown and b"[red]" in shown and b"\x1b" not in shown
+
+
+def test_contradicting_loader_and_runtime_and_two_kinds_of_json_are_bad_usage(card: Path) -> None:
+    options = ["--gpu", "24GiB", "--loader", "ExLlama", "--runtime", "gptqmodel:torch"]
+    assert b"plays ExLlama" in branchfit("recommend", "--card", card, *options, code=2).stderr
+    assert b"--json-lines" in branchfit("pull", "o/r", "--json", "--json-lines", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recommend", "http://["], ["recommend", "--gpu", "8GiB", "--context", "1" + "0" * 400]]
+)
+def test_hostile_arguments_are_bad_usage(arguments: list[str]) -> None:
+    branchfit(*arguments, code=2)
+
+
+def test_every_failure_with_json_is_a_document_on_stdout(served: LoopbackHub, tmp_path: Path) -> None:
+    small = branchfit("pull", REPO, "--to", tmp_path, "--gpu", "100MiB", "--json", hub=served, code=3)
+    assert document(small)["error"]["kind"] == "NothingFits"
+    assert document(branchfit("recommend", "--gpu", "8GiB", "--json", "--nonsense", code=2))["error"]["kind"]
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 200_000, encoding="utf-8")
+    done = branchfit("recommend", "--card", deep, "--config", deep, "--gpu", "8GiB", "--json", code=1)
+    assert document(done)["error"]["kind"] == "ConfigError"
+
+
 def test_a_config_that_is_no_config_is_an_error_with_the_files_name(card: Path, tmp_path: Path) -> None:
     for text in ("{", "[]", "{}"):
         bad = tmp_path / "bad.json"
@@ -238,10 +279,14 @@ def test_a_prompt_takes_standard_input_byte_for_byte() -> None:
     raw = "a\n\n{instruction}\0é\n".encode()
     done = branchfit("prompt", "--template", "alpaca-cot", stdin=raw)
     assert done.stdout == ALPACA_COT.render(raw.decode()).encode()
-    plain = branchfit("prompt", "--template", "Alpaca-CoT", "--plain", "hi")
+    plain = branchfit("prompt", "o/any-model", "hi", "--template", "Alpaca-CoT", "--plain")
     assert plain.stdout.decode() == WIZARDMATH_PLAIN.render("hi")
+    piped = branchfit("prompt", "o/any-model", "--template", "Alpaca-CoT", stdin=b"2+2")
+    assert piped.stdout.decode() == ALPACA_COT.render("2+2")
     assert b"not UTF-8" in branchfit("prompt", "--template", "Alpaca-CoT", stdin=b"\xff", code=1).stderr
-    assert b"Alpaca-CoT" in branchfit("prompt", "--template", "nonsense", "x", code=1).stderr
+    assert b"Alpaca-CoT" in branchfit("prompt", "--template", "nonsense", code=1).stderr
+    assert b"--system" in branchfit("prompt", "--template", "Alpaca-CoT", "--system", "x", stdin=b"hi", code=1).stderr
+    assert b"cannot be read" in branchfit("prompt", "--card", "none.md", stdin=b"hi", code=2).stderr
 
 
 def test_a_prompt_takes_its_template_from_a_repos_card(served: LoopbackHub) -> None:

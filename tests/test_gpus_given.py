@@ -109,7 +109,7 @@ def test_none_is_a_machine_without_a_gpu_that_keeps_its_memory() -> None:
         ("0x18GiB", "0 bytes"),
         ("1x18GiB", "`18gib` is not a number of cards"),
         ("11TiB", "more than 10 TiB"),
-        ("24576", "for MiB write 24576MiB"),
+        ("24576", "24576 GiB?"),
         ("9" * 5000, "is not a size"),
         ("24GiBx" + "9" * 5000, "is not a number of cards"),
         ("２４GiB", "plain digits"),

@@ -16,14 +16,15 @@ ROOT = Path(branchfit.__file__).parent
 
 ORDER = (
     "errors",
+    "units",
     "prompts",
     "shape",
     "checkpoint",
     "card",
     "hub",
-    "variants",
     "gpus",
     "loaders",
+    "variants",
     "memory",
     "recommend",
     "download",

@@ -116,7 +116,7 @@ def test_every_branch_says_why_it_was_or_was_not_taken() -> None:
         for assessment in answer.assessments:
             words = assessment.why
             taken = answer.choice is not None and assessment.variant.branch == answer.choice.branch
-            assert words.startswith("taken: ") if taken else words.startswith(("not taken: ", "does not fit"))
+            assert words.startswith("taken; ") if taken else words.startswith(("not taken: ", "does not fit"))
             assert "GiB" in words
 
 
@@ -147,6 +147,61 @@ def test_three_bits_need_torch_and_say_so_where_it_is_not_there() -> None:
     (three,) = [a for a in answer.assessments if a.variant.branch == "gptq-3bit--1g-actorder_True"]
     assert not three.fits
     assert "4 bits, not 3" in three.why
+
+
+def test_the_torch_kernel_needs_more_where_there_is_no_triton() -> None:
+    """Pascal has no triton: 3 bits are dequantised at 14 bytes a weight, 2.6 GiB more at 70B."""
+    (new,), (old,) = (
+        [a for a in ask(gpu).assessments if a.variant.branch == "gptq-3bit-128g-actorder_True"]
+        for gpu in ("32GiB@8.6", "32GiB@6.1")
+    )
+    assert new.need is not None and old.need is not None
+    assert old.need.scratch_bytes - new.need.scratch_bytes == 12 * 8192 * 28672
+    assert new.fits and not old.fits
+    windows = replace(available_runtimes(None, True), triton=False)
+    (unaided,) = [
+        a
+        for a in recommend(SEED, parse_gpus(["32GiB@8.6"]), windows).assessments
+        if a.variant.branch == "gptq-3bit-128g-actorder_True"
+    ]
+    assert not unaided.fits
+
+
+def test_a_context_between_two_steps_that_fits_is_within_the_longest() -> None:
+    for context in (4000, 10_000):
+        answer = ask("80GiB@8.0", context_tokens=context)
+        for assessment in answer.assessments:
+            assert not assessment.fits or assessment.max_context_tokens >= context
+
+
+def test_the_longest_context_wins_where_context_is_preferred() -> None:
+    shape = replace(read_shape(LLAMA_2_7B), max_context_tokens=131_072)
+    small = Variant("three", bits=3, group_size=None, act_order=True, size_bytes=3_000_000_000, shape=shape)
+    large = Variant("four", bits=4, group_size=32, act_order=True, size_bytes=4_300_000_000, shape=shape)
+    listed = VariantList("o/r", None, (large, small))
+    assert chosen("12GiB@8.6", listed=listed) == "four"
+    answer = ask("12GiB@8.6", listed=listed, prefer="context", runtimes=["gptqmodel:torch"])
+    assert answer.choice is not None and answer.choice.branch == "three"
+    assert "leaves room for" in answer.assessments[0].why
+
+
+def test_an_unusable_card_counts_neither_as_free_nor_as_a_place() -> None:
+    answer = ask("24GiB@6.1", "24GiB@8.6", runtimes=["gptqmodel:triton"])
+    assert answer.choice is None
+    assert "24.0 GiB free on 1 GPU" in answer.reason
+
+
+def test_the_reason_says_nothing_false_when_one_branch_was_asked_for() -> None:
+    answer = ask("80GiB@8.0", branch="main")
+    assert answer.choice is not None
+    assert "best" not in answer.choice.reason and "which you asked for" in answer.choice.reason
+    assert all("better quality" not in a.why for a in answer.assessments)
+
+
+def test_equal_branches_are_not_called_worse() -> None:
+    first = SEED.variants[0]
+    answer = ask("80GiB@8.0", listed=VariantList("o/r", None, (first, replace(first, branch="copy"))))
+    assert {a.verdict for a in answer.assessments} == {"taken", "not taken: main is of the same quality and no larger"}
 
 
 def test_a_card_too_old_for_the_runtime_is_not_used() -> None:

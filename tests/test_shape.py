@@ -29,7 +29,7 @@ def test_every_missing_field_is_named_in_one_error() -> None:
     assert caught.value.missing == ("intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
-@pytest.mark.parametrize("value", [0, -1, "8192", 1.5, True, [], 2**63])
+@pytest.mark.parametrize("value", [0, -1, "8192", 1.5, True, [], 2**63, 10**400])
 def test_a_field_that_is_no_positive_whole_number_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match="hidden_size"):
         read_shape({**LLAMA_2_70B, "hidden_size": value})

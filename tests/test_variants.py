@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from branchfit.errors import ConfigError
 from branchfit.hub import BranchState, RepoFile, TensorEntry
 from branchfit.shape import checkpoint_tensors, read_shape
 from branchfit.variants import Disagreement, from_card, from_hub
-from models import LLAMA_2_7B, SEED_CARD_ROWS, WIZARDMATH_70B, seed_card
+from models import LLAMA_2_7B, LLAMA_2_70B, MIXTRAL_8X7B, SEED_CARD_ROWS, WIZARDMATH_70B, seed_card
 
 REPO = "TheBloke/WizardMath-70B-V1.0-GPTQ"
 SMALL = {**LLAMA_2_7B, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "vocab_size": 512}
@@ -68,6 +69,62 @@ def test_without_a_config_the_cards_own_sizes_are_taken() -> None:
     listed = from_card(read_card(seed_card()), None, REPO)
     assert [v.size_bytes for v in listed.variants] == [row[4] for row in SEED_CARD_ROWS]
     assert {v.size_source for v in listed.variants} == {"card"}
+
+
+def test_the_configs_model_type_wins_over_the_cards_and_a_lone_cards_is_translated() -> None:
+    """TheBloke's TinyLlama card says tinyllama, its config.json llama."""
+    text = seed_card().replace("model_type: llama", "model_type: tinyllama")
+    assert {v.model_type for v in from_card(read_card(text), LLAMA_2_70B, REPO).variants} == {"llama"}
+    assert {v.model_type for v in from_card(read_card(text), None, REPO).variants} == {"llama"}
+
+
+def test_a_card_from_before_exllamav2_says_no_to_mixtral_and_the_runtimes_say_yes() -> None:
+    text = seed_card().replace("| Yes | words |", "| No | words |")
+    alone = from_card(read_card(text), None, REPO)
+    assert {v.exllama for v in alone.variants} == {False}
+    known = from_card(read_card(text), MIXTRAL_8X7B, REPO)
+    assert [v.exllama for v in known.variants] == [True, True, True, True, False, False]
+    assert Disagreement("main", "exllama", False, True) in known.disagreements
+
+
+def test_a_card_without_a_table_says_so() -> None:
+    listed = from_card(read_card("# A model\n"), None, "o/r")
+    assert listed.variants == ()
+    assert listed.notes[-1] == "the card has no table of GPTQ branches"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bits": float("nan"), "group_size": 128},
+        {"bits": float("inf"), "group_size": float("inf")},
+        {"bits": 10**400, "group_size": -(10**400)},
+        {"bits": "4", "group_size": "128"},
+        {"bits": 0, "group_size": 0},
+        {"bits": [4], "group_size": {}},
+    ],
+)
+def test_settings_that_are_no_settings_leave_the_branch_unknown_and_the_others_alone(settings: dict[str, Any]) -> None:
+    bad = state("bad", config={**SMALL, "quantization_config": {**settings, "quant_method": "gptq"}})
+    good = state("main", config={**SMALL, "quantization_config": quantization(4, 128)})
+    unknown, known = from_hub("o/r", None, [bad, good]).variants
+    assert unknown.bits is None
+    assert (known.bits, known.group_size) == (4, 128)
+
+
+def test_the_configs_group_size_stands_where_the_last_group_is_not_full() -> None:
+    """4544 inputs in groups of 128 are 36 groups, which alone would look like groups of 127."""
+    odd = {**SMALL, "hidden_size": 4544, "num_attention_heads": 71, "intermediate_size": 4544}
+    made = checkpoint_tensors(read_shape(odd), 4, 128)
+    tensors = tuple(TensorEntry(t.name, t.dtype, t.shape, t.size_bytes) for t in made)
+    own = replace(state(config={**odd, "quantization_config": quantization(4, 128)}), tensors=tensors)
+    assert from_hub("o/r", None, [own]).variants[0].group_size == 128
+
+
+def test_of_two_weight_files_the_one_a_loader_takes_is_counted() -> None:
+    files = {"a.no-act-order.safetensors": 700, "b.act-order.safetensors": 800}
+    own = state(config={**SMALL, "quantization_config": quantization()}, files=files, header=(4, None))
+    assert from_hub("o/r", None, [own]).variants[0].size_bytes == 800
 
 
 def test_a_config_of_another_model_is_reported_as_a_disagreement_on_every_size() -> None:

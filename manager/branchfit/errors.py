@@ -132,7 +132,8 @@ class HubUnreachable(HubError):
         self.reason = reason
         super().__init__(
             f"the Hub gave no usable answer for {url}: {reason}. "
-            f"Check the connection (and HF_ENDPOINT, if you set it), then try again.",
+            f"Check the connection (and HF_ENDPOINT, if you set it), then try again; "
+            f"a card on disk is read without it (--card FILE --config FILE).",
             url,
         )
 
@@ -170,8 +171,9 @@ class NotFound(HubError):
 class RepoNotFound(NotFound):
     def __init__(self, repo: str, url: str = "") -> None:
         self.repo = repo
+        owner = "" if "/" in repo else " Is its owner missing (owner/name)?"
         super().__init__(
-            f"no repo {repo} on the Hub (or it is private): check the spelling; a private one needs HF_TOKEN.",
+            f"no repo {repo} on the Hub (or it is private): check the spelling; a private one needs HF_TOKEN.{owner}",
             url,
         )
 

@@ -58,7 +58,7 @@ class Template:
 _WIZARDMATH = "nlpxucan/WizardLM, WizardMath/inference/gsm8k_inference.py and MATH_inference.py (2023-08-11)"
 
 WIZARDMATH_PLAIN = Template(
-    "WizardMath",
+    "WizardMath-plain",
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     "\n\n### Instruction:\n{instruction}\n\n### Response:",
     _WIZARDMATH + ': the "default version" of its model card, advised for simple questions',

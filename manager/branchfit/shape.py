@@ -114,6 +114,22 @@ class ModelShape:
 KNOWN_LAYOUTS = frozenset({"llama", "mistral", "mixtral", "qwen2", "qwen3", "yi", "Yi"})
 """Architectures whose tensors `ModelShape` enumerates, read from transformers' modelling files."""
 
+MOST = {
+    "hidden_size": 2**18,
+    "intermediate_size": 2**20,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "head_dim": 2**14,
+    "vocab_size": 2**22,
+    "max_position_embeddings": 10**8,
+    "num_local_experts": 2**10,
+}
+"""The most of each that is believed: several times the largest published models' (hidden 53,248 and
+126 layers at 405B, vocabulary 262,144, context 10 million), so that nonsense is refused, not computed."""
+
+_CONTEXT = "max_position_embeddings"
+
 _QKV_BIAS = frozenset({"qwen2"})
 """q, k and v have a bias without the config saying so: transformers' modeling_qwen2.py."""
 
@@ -126,6 +142,7 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     """
     if "text_config" in config and isinstance(config["text_config"], Mapping):
         config = {**config["text_config"], "model_type": config["text_config"].get("model_type", "")}
+    config = _with_common_names(config)
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     missing = [name for name in needed if config.get(name) is None]
     if missing:
@@ -135,8 +152,9 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
         value = config.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**40:
-            raise ConfigError(f"{name} is {value!r}, not a positive whole number", (), source)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST[name]:
+            shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}..."
+            raise ConfigError(f"{name} is {shown}, not a whole number from 1 to {MOST[name]:,}", (), source)
         return value
 
     hidden, heads = count("hidden_size"), count("num_attention_heads")
@@ -153,17 +171,45 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocab=count("vocab_size"),
-        max_context_tokens=config.get("max_position_embeddings")
-        if isinstance(config.get("max_position_embeddings"), int)
-        else None,
+        max_context_tokens=None if config.get(_CONTEXT) is None else count(_CONTEXT),
         tied=bool(config.get("tie_word_embeddings", False)),
         experts=count("num_local_experts") if model_type == "mixtral" else 0,
         attention_bias=attention_bias,
-        # Llama's attention_bias gives o_proj one too; Qwen's q, k and v alone carry it.
-        output_bias=attention_bias and model_type not in ("qwen2", "qwen3"),
+        # attention_bias gives o_proj one too (Llama, Qwen3); Qwen2's q, k and v alone carry it.
+        output_bias=attention_bias and model_type != "qwen2",
         mlp_bias=bool(config.get("mlp_bias", False)),
         qk_norm=model_type == "qwen3",
     )
+
+
+_OTHER_NAMES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "intermediate_size": ("n_inner", "ffn_hidden_size", "ffn_dim"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "multi_query_group_num"),
+    "vocab_size": ("padded_vocab_size",),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length", "max_sequence_length"),
+}
+"""What GPT-2's descendants call the same things: configuration_{gpt2,falcon,bloom,mpt,opt}.py of transformers."""
+
+
+def _with_common_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with Llama's names for what it calls otherwise."""
+    found = dict(config)
+    for name, others in _OTHER_NAMES.items():
+        if found.get(name) is None:
+            found[name] = next((config[other] for other in others if config.get(other) is not None), None)
+    if found["num_key_value_heads"] is None and config.get("multi_query") is True:
+        found["num_key_value_heads"] = 1
+    hidden = found["hidden_size"]
+    if found["intermediate_size"] is None and isinstance(hidden, int) and config.get("model_type") in _FOUR_TIMES:
+        found["intermediate_size"] = 4 * hidden
+    return found
+
+
+_FOUR_TIMES = frozenset({"gpt2", "gpt_bigcode", "falcon", "bloom", "mpt", "RefinedWeb", "RefinedWebModel"})
+"""Their configs leave the MLP's width to the default, four times hidden (the same files)."""
 
 
 def groups(in_features: int, group_size: int | None) -> int:

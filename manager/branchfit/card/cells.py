@@ -59,6 +59,8 @@ _DELIMITER_CELL = re.compile(r"[ \t]*:?-+:?[ \t]*")
 _BITS = re.compile(r"(?:int|w)?([0-9]{1,2})(?:\.0+)?(?: ?-?bits?)?")
 _GROUP = re.compile(r"([0-9]{1,5}) ?g?")
 _WHOLE = re.compile(r"[0-9]{1,9}|[0-9]{1,3}(?:[,_][0-9]{3})+")
+_THOUSANDS = re.compile(r"([0-9]{1,4}) ?k")
+_YES_NO = {"yes": True, "true": True, "✅": True, "✓": True, "no": False, "false": False, "❌": False, "✗": False}
 _DAMP = re.compile(r"([0-9]{0,3}(?:\.[0-9]{1,12})?) ?%?")
 _SIZE = re.compile(r"(?:~|≈|about |ca\. ?)? ?([0-9][0-9.,_ ]*?) ?([A-Za-z]*)")
 _GROUPED = re.compile(r"[0-9]{1,3}(?:([,_ ])[0-9]{3})(?:\1[0-9]{3})*(?:\.[0-9]*)?")
@@ -115,8 +117,8 @@ def read_group_size(cell: str) -> tuple[bool, int | None]:
 
 
 def read_yes_no(cell: str) -> bool | None:
-    """`Yes`, `No`, `True`, `False`, in any case."""
-    return {"yes": True, "true": True, "no": False, "false": False}.get(_value(cell))
+    """`Yes`, `No`, `True`, `False`, in any case; a tick or a cross."""
+    return _YES_NO.get(_value(cell))
 
 
 def read_damp(cell: str) -> float | None:
@@ -126,8 +128,10 @@ def read_damp(cell: str) -> float | None:
 
 
 def read_sequence_length(cell: str) -> int | None:
-    """Tokens: `4096`, `4,096`."""
+    """Tokens: `4096`, `4,096`, `16K` (1024 each)."""
     text = _value(cell)
+    if thousands := _THOUSANDS.fullmatch(text):
+        text = str(int(thousands[1]) * 1024)
     if not _WHOLE.fullmatch(text):
         return None
     tokens = int(text.replace(",", "").replace("_", ""))

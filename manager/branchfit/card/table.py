@@ -1,6 +1,6 @@
 """The GPTQ branch table of a card, and no other table.
 
-What makes one: a Branch column, a bits column and a group size column. AWQ's table has all three and
+What makes one: a Branch column, a bits column and one of group size or act order. AWQ's table has all three and
 is told by its "AWQ Dataset", EXL2's by "lm_head bits" or "bpw". Columns are known by their names,
 so their order and strange ones among them do not matter. The headers seen are in the tests:
 
@@ -119,7 +119,8 @@ def _columns(header: Sequence[str]) -> tuple[dict[str, int], str]:
             return {}, ""
         if (field := _FIELDS.get(name)) is not None:
             columns.setdefault(field, index)
-    if not {"branch", "bits", "group_size"} <= columns.keys():
+    # A group size is in the branch's name too, where an act order column says that names are GPTQ's.
+    if not {"branch", "bits"} <= columns.keys() or not {"group_size", "act_order"} & columns.keys():
         return {}, ""
     size = names[columns["size_bytes"]] if "size_bytes" in columns else ""
     return columns, "gib" if size.endswith("gib") else "gb" if size.endswith("gb") else ""

@@ -25,7 +25,7 @@ _LINE_ENDS = re.compile(r"\r\n?")
 _CODE = re.compile(
     r"(?:python|py|bash|sh|shell|console|powershell|json|yaml|toml|js|javascript|ts|cpp|rust)\b", re.IGNORECASE
 )
-_USER_SLOT = re.compile(r"(?<!\{)\{(?:prompt|instruction|query)\}(?!\})")
+_USER_SLOT = re.compile(r"(?<!\{)\{(?:prompt|instruction|query|input|user_message)\}(?!\})")
 _SYSTEM_SLOT = re.compile(r"(?<!\{)\{(?:system_message|system_prompt)\}(?!\})")
 _LITERAL_SLOTS = ("### Human: prompt", "your prompt here", "<prompt>")
 _ESCAPE = re.compile(r"\\([nt\"'\\])")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from ..errors import NothingFits
+from ..errors import UsageError
 from ..gpus import detect, parse_gpus
 from ..loaders import available_runtimes, of_loader
 from ..recommend import Recommendation, recommend
+from .exits import EXIT_NOTHING_FITS
 from .gather import Gathered, gather
 from .options import card_option, config_option, json_option, machine_options
 
@@ -36,16 +37,9 @@ def variants(repo: str | None, card: Path | None, config: Path | None, json_: bo
         return
     from . import render
 
-    if not found.listed.variants:
-        click.echo("no branches: the card has no branch table and no repo was asked.")
-    else:
+    if found.listed.variants:
         render.variants_table(found.listed)
-    for difference in found.listed.disagreements:
-        where = f"{difference.branch}: " if difference.branch else ""
-        click.echo(
-            f"disagreement: {where}{difference.field}: the card says {difference.card}, "
-            f"the branch itself {difference.actual}"
-        )
+    render.disagreements(found.listed.disagreements)
     if found.template:
         click.echo(f"\nprompt template: {found.template.name or 'unnamed'} ({found.template.source})")
     for sister in found.sisters:
@@ -64,7 +58,10 @@ def advise(
     """The recommendation for what was gathered; shared with `pull` and `demo`."""
     machine = parse_gpus(gpu) if gpu else detect()
     available = available_runtimes(list(runtime) or None, simulated=bool(gpu))
-    available = replace(available, runtimes=of_loader(available.runtimes, loader))
+    runtimes = of_loader(available.runtimes, loader)
+    if runtime and not runtimes:
+        raise UsageError(f"none of the runtimes you named ({', '.join(runtime)}) plays {loader}.")
+    available = replace(available, runtimes=runtimes)
     return recommend(
         found.listed,
         machine,
@@ -106,11 +103,10 @@ def recommend_command(
     else:
         from . import render
 
-        render.recommendation_table(answer)
-        for assessment in answer.assessments:
-            click.echo(f"   {assessment.variant.branch}: {assessment.why}")
+        render.recommendation(answer)
+        render.disagreements(answer.disagreements)
         render.notes((*found.notes, *answer.notes))
     if answer.choice is None:
         if json_:
-            raise NothingFits(answer.repo, answer.reason)
-        raise click.exceptions.Exit(3)
+            click.echo(f"branchfit: {answer.reason}", err=True)
+        raise click.exceptions.Exit(EXIT_NOTHING_FITS)

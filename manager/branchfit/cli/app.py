@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -10,23 +11,8 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..errors import (
-    AccessDenied,
-    BranchFitError,
-    NotFound,
-    NothingFits,
-    NotInstalled,
-    UsageError,
-)
-
-EXIT_DONE = 0
-EXIT_COULD_NOT = 1
-EXIT_USAGE = 2
-EXIT_NOTHING_FITS = 3
-EXIT_NOT_FOUND = 4
-EXIT_ACCESS_DENIED = 5
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+from ..errors import BranchFitError
+from .exits import EXIT_COULD_NOT, EXIT_DONE, EXIT_INTERRUPTED, exit_code
 
 COMMANDS = {
     "variants": "advise:variants",
@@ -57,6 +43,14 @@ class _Commands(click.Group):
         found: click.Command = getattr(importlib.import_module(f".{module}", __package__), name)
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        nearest = difflib.get_close_matches(args[0], COMMANDS, n=1) if args[0] not in COMMANDS else []
+        if nearest:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{nearest[0]}'?")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=_Commands,
@@ -76,19 +70,6 @@ def app() -> None:
     """
 
 
-def exit_code(error: BranchFitError) -> int:
-    """The promised exit code for each kind of error."""
-    if isinstance(error, UsageError):
-        return EXIT_USAGE
-    if isinstance(error, NothingFits):
-        return EXIT_NOTHING_FITS
-    if isinstance(error, (NotFound, NotInstalled)):
-        return EXIT_NOT_FOUND
-    if isinstance(error, AccessDenied):
-        return EXIT_ACCESS_DENIED
-    return EXIT_COULD_NOT
-
-
 def run() -> NoReturn:
     """Run the command line; errors go to stderr, and with --json to stdout as a document too."""
     for stream in (sys.stdout, sys.stderr):
@@ -102,14 +83,20 @@ def run() -> NoReturn:
         sys.exit(asked.exit_code)
     except click.Abort as stopped:
         # click turns Ctrl-C into Abort, which a "no" at a question is too.
-        interrupted = isinstance(stopped.__cause__, KeyboardInterrupt)
+        interrupted = isinstance(stopped.__cause__ or stopped.__context__, KeyboardInterrupt)
         print("branchfit: interrupted." if interrupted else "branchfit: nothing was changed.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_COULD_NOT)
     except click.ClickException as error:
+        _tell_json("UsageError", error.format_message())
         error.show()
         sys.exit(error.exit_code)
     except BranchFitError as error:
-        if "--json" in sys.argv[1:] and not isinstance(error, NothingFits):
-            print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}, ensure_ascii=False))
+        _tell_json(type(error).__name__, str(error))
         print(f"branchfit: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
+
+
+def _tell_json(kind: str, message: str) -> None:
+    """With --json, stdout holds one document whatever happens."""
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False))

@@ -12,7 +12,7 @@ from ..variants import Disagreement, Variant, VariantList
 
 
 def dump(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def variants_document(

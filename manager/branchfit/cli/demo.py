@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,8 +38,10 @@ def demo(keep: Path | None) -> None:
             os.environ["BRANCHFIT_CACHE"] = str(folder / "cache")
             os.environ.pop("HF_HUB_OFFLINE", None)
             _walk(made.repo, keep or folder / "models")
+    # The command as the user can type it: from a checkout's .venv it is not on the PATH.
+    command = "branchfit" if shutil.which("branchfit") else sys.argv[0]
     click.echo(f"\nThat was the whole job, in {time.monotonic() - started:.1f} s. Now on a real repo:")
-    click.echo("  branchfit recommend TheBloke/WizardMath-70B-V1.0-GPTQ")
+    click.echo(f"  {command} recommend TheBloke/WizardMath-70B-V1.0-GPTQ")
 
 
 def _walk(repo: str, models: Path) -> None:
@@ -56,11 +60,11 @@ def _walk(repo: str, models: Path) -> None:
 
     _step(f"branchfit recommend {repo} --gpu {DEMO_GPU}", "for a simulated GPU")
     simulated = advise.advise(found, [DEMO_GPU])
-    render.recommendation_table(simulated)
+    render.recommendation(simulated)
 
     _step(f"branchfit recommend {repo}", "for this machine")
     here = advise.advise(found)
-    render.recommendation_table(here)
+    render.recommendation(here)
     render.notes(here.notes)
 
     choice = here.choice or simulated.choice

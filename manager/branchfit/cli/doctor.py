@@ -8,6 +8,7 @@ import click
 
 from ..gpus import detect
 from ..loaders import check_host, this_host
+from ..units import gib
 from .as_json import gpu_document
 from .options import json_option
 
@@ -36,8 +37,6 @@ def doctor(json_: bool) -> None:
             )
         )
         return
-    from .render import gib
-
     for gpu in machine.gpus:
         capability = f", compute capability {gpu.compute_capability}" if gpu.compute_capability else ""
         click.echo(f"GPU {gpu.index}: {gpu.name}, {gib(gpu.free_bytes)} free of {gib(gpu.total_bytes)}{capability}")

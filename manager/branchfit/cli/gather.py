@@ -12,6 +12,7 @@ from ..card import CardTemplate, ModelCard, Sister, read_card
 from ..errors import BranchNotFound, ConfigError, UsageError
 from ..hub import RepoRef, parse_repo
 from ..prompts import guess_by_model
+from ..units import gb
 from ..variants import VariantList, from_card, from_hub
 
 
@@ -55,7 +56,7 @@ def gather(repo: str | None, card: Path | None, config: Path | None) -> Gathered
         if ref is None:
             raise UsageError("name a repo (owner/name, owner/name:branch or its address), or give --card FILE.")
         return _from_hub(ref)
-    text = _read(card)
+    text = read_file(card)
     # The user says whose card this is, so that a mirror's or a renamed repo's rows are not dropped.
     parsed = read_card(text)
     settings = _config(config) if config is not None else None
@@ -64,10 +65,29 @@ def gather(repo: str | None, card: Path | None, config: Path | None) -> Gathered
     listed = from_card(parsed, settings, named, str(config) if config else "config.json")
     if linked and linked.casefold() != named.casefold():
         listed = replace(listed, notes=(*listed.notes, f"the card's branches are those of {linked}, not of {named}"))
+    if settings is not None:
+        _check_config(listed, parsed, config)
     branch = ref.branch if ref else None
     if branch is not None and listed.get(branch) is None:
         raise BranchNotFound(listed.repo, branch, [variant.branch for variant in listed.variants])
     return Gathered(listed, parsed, branch)
+
+
+def _check_config(listed: VariantList, card: ModelCard, config: Path | None) -> None:
+    """Raises UsageError where the config gives every branch a size far from what the card prints.
+
+    A fifth: the largest slip of a real card is larger (8-bit rows listed at 5 bits' size), but never in
+    every row; the largest difference by vocabulary and layout of the same model is far smaller.
+    """
+    printed = {row.branch: row.size_bytes for row in card.rows if row.size_bytes}
+    pairs = [
+        (v.branch, printed[v.branch], v.size_bytes) for v in listed.variants if v.size_bytes and v.branch in printed
+    ]
+    if pairs and all(abs(size - told) > told // 5 for _, told, size in pairs):
+        branch, told, size = pairs[0]
+        raise UsageError(
+            f"{config} is another model's: with it {branch} would be {gb(size)}, and the card says {gb(told)}."
+        )
 
 
 def _from_hub(ref: RepoRef) -> Gathered:
@@ -81,7 +101,8 @@ def _from_hub(ref: RepoRef) -> Gathered:
     return Gathered(listed, card, ref.branch, state.as_of)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """A file the user named. Raises UsageError."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -90,8 +111,8 @@ def _read(path: Path) -> bytes:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(_read(path))
-    except ValueError as error:
+        found = json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not JSON ({error})", (), str(path)) from error
     if not isinstance(found, dict):
         raise ConfigError("not a JSON object", (), str(path))

@@ -12,8 +12,9 @@ import click
 
 from .. import installed as on_disk
 from ..download import DownloadPlan, Installed, folder_name, plan, pull
-from ..errors import NothingFits, UsageError
+from ..errors import BranchFitError, NothingFits, UsageError
 from ..hub import Hub, parse_repo
+from ..units import gb
 from . import advise
 from .gather import Gathered, gather, gather_branch
 from .options import json_option, machine_options, staging_option, to_option
@@ -32,6 +33,15 @@ def models_folder(to: Path | None) -> Path:
             newer = folder / "user_data" / "models"
             return newer if newer.is_dir() else folder / "models"
     return here / "models"
+
+
+def _complete_name(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """The names of installed models, for the shell."""
+    try:
+        found = on_disk.installed(models_folder(ctx.params.get("to")))
+    except BranchFitError:
+        return []
+    return [model.folder.name for model in found if model.folder.name.startswith(incomplete)]
 
 
 @click.command("pull")
@@ -61,6 +71,8 @@ def pull_command(
 
     REPO:BRANCH is what to pull; without a branch, the recommended one is taken.
     """
+    if json_ and json_lines:
+        raise UsageError("--json and --json-lines exclude each other: one document, or one a line.")
     ref = parse_repo(repo)
     hub = Hub()
     chosen_loader = chosen_runtime = None
@@ -74,6 +86,9 @@ def pull_command(
     else:
         branch = ref.branch
         found = gather_branch(ref)
+    variant = found.listed.get(branch)
+    if variant is not None and variant.format not in ("gptq", "exl2", "none"):
+        click.echo(f"note: {branch} is {variant.format.upper()}; no ExLlama or AutoGPTQ runtime reads that", err=True)
     folder = models_folder(to)
     if dry_run:
         state = hub.branch_files(ref.repo, branch)
@@ -110,8 +125,6 @@ def _show_plan(found: DownloadPlan, json_: bool) -> None:
     if json_:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return
-    from .render import gb
-
     click.echo(f"{found.repo}:{found.branch} at commit {found.commit[:12]} -> {found.folder}")
     for file in found.files:
         here = f", {gb(file.here_bytes)} of it here" if file.here_bytes else ""
@@ -163,7 +176,7 @@ def list_command(to: Path | None, json_: bool) -> None:
 
 
 @click.command("verify")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete_name)
 @to_option
 @json_option
 def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
@@ -207,6 +220,11 @@ def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
                 click.echo(f"  bad      {bad.path}: expected {bad.expected}, got {bad.actual}")
             for path in report.missing:
                 click.echo(f"  missing  {path}")
+            if not report.ok:
+                click.echo(
+                    f"  to mend it: delete the bad files, then `branchfit pull {model.repo}:{model.branch} "
+                    f"--to {folder}`; only what is missing is fetched"
+                )
             for path in report.extra:
                 click.echo(f"  extra    {path} (not the author's; left alone)")
     if not all(report.ok for _, report in reports):
@@ -214,7 +232,7 @@ def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
 
 
 @click.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=_complete_name)
 @to_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
@@ -226,8 +244,6 @@ def remove_command(name: str, to: Path | None, yes: bool, json_: bool) -> None:
     folder = models_folder(to)
     model = find(folder, name)
     if not yes:
-        from .render import gb
-
         if json_:
             raise UsageError("--json cannot ask: give --yes to remove.")
         click.confirm(f"Delete {model.folder} ({gb(model.size_bytes)})?", abort=True)

@@ -10,6 +10,9 @@ import click
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+MAX_CONTEXT_TOKENS = 100_000_000
+"""Ten times the longest context any model has claimed (10 million, 2025): more is a slip."""
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -46,7 +49,7 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--context",
-            type=click.IntRange(min=1),
+            type=click.IntRange(1, MAX_CONTEXT_TOKENS),
             metavar="N",
             help="Tokens to have room for. Default: the model's own, at most 4096.",
         ),

@@ -22,7 +22,8 @@ from ..download.events import (
     Started,
     Waiting,
 )
-from .render import console, gb
+from ..units import gb
+from .render import console
 
 _OUTCOMES = {
     "fetched": "pulled and verified",
@@ -46,6 +47,7 @@ class PullProgress:
         self._done = self._total = 0
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
+        self._checked: set[str] = set()
 
     def __enter__(self) -> PullProgress:
         if not self._lines and not self._quiet and sys.stderr.isatty():
@@ -65,6 +67,7 @@ class PullProgress:
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
                 console=console(stderr=True),
+                transient=True,  # a bar left half way says nothing true; the lines above stay
             )
             self._bars.start()
         return self
@@ -76,7 +79,7 @@ class PullProgress:
             self._bars.stop()
         if kind is KeyboardInterrupt and self._total:
             self._line(
-                f"interrupted at {self._done:,} of {self._total:,} bytes; what is there is kept, "
+                f"interrupted at {gb(self._done)} of {gb(self._total)}; what is there is kept, "
                 f"the same command goes on from it"
             )
 
@@ -99,14 +102,20 @@ class PullProgress:
                 f"{event.repo}:{event.branch}, {event.files} files, {gb(event.total_bytes - event.done_bytes)} to fetch"
             )
         elif isinstance(event, Checking):
-            self._line(f"checking what is there of {event.path} ({gb(event.done_bytes)} of {gb(event.total_bytes)})")
+            # One a MiB: a bar where there are bars, else one line a file.
+            self._bar(f"checking {event.path}", event.total_bytes, event.done_bytes)
+            if self._bars is None and event.path not in self._checked:
+                self._line(f"checking what is there of {event.path}")
+            self._checked.add(event.path)
         elif isinstance(event, FileStarted):
+            self._drop(f"checking {event.path}")
             self._bar(event.path, event.total_bytes, event.done_bytes)
         elif isinstance(event, Progress):
             self._bar(event.path, event.total_bytes, event.done_bytes)
             self._bar("all files", event.overall_total_bytes, event.overall_done_bytes)
         elif isinstance(event, FileVerified):
             self._drop(event.path)
+            self._drop(f"checking {event.path}")
             self._line(f"verified {event.path} ({gb(event.size_bytes)}, {event.algorithm})")
         elif isinstance(event, FileBad):
             self._drop(event.path)

@@ -8,16 +8,17 @@ from pathlib import Path
 import click
 
 from .. import prompts
-from ..errors import NotInstalled, PromptError
+from ..errors import NotInstalled, PromptError, UsageError
 from . import models
-from .gather import gather_branch
+from .gather import gather_branch, read_file
 from .options import card_option, to_option
 
 
 @click.command()
 @click.argument("model", required=False, metavar="[REPO|NAME]")
 @click.argument("instruction", required=False)
-@click.option("--template", metavar="NAME", help="Use this known template instead: Alpaca-CoT, WizardMath.")
+@click.option("--template", metavar="NAME", help="Use this known template instead: Alpaca-CoT, WizardMath-plain.")
+@click.option("--system", metavar="TEXT", default="", help="The system message, where the template has one.")
 @click.option("--plain", is_flag=True, help="The form without chain of thought, where the author has one.")
 @card_option
 @to_option
@@ -25,6 +26,7 @@ def prompt(
     model: str | None,
     instruction: str | None,
     template: str | None,
+    system: str,
     plain: bool,
     card: Path | None,
     to: Path | None,
@@ -34,9 +36,6 @@ def prompt(
     REPO|NAME is a repo or an installed model. Without INSTRUCTION, all of standard input is the
     instruction, byte for byte.
     """
-    if instruction is None and (template is not None or card is not None):
-        # The template is named already, so a lone argument is the instruction.
-        model, instruction = "", model
     chosen = _template(model, template, card, to)
     if plain:
         other = prompts.PLAIN_FORM.get(chosen.name)
@@ -44,12 +43,16 @@ def prompt(
             raise PromptError(f"template {chosen.name} has no plain form.")
         chosen = other
     text = instruction if instruction is not None else _standard_input()
+    if system and not chosen.takes_system_message:
+        raise PromptError(f"template {chosen.name} has no system message; leave out --system.")
     sys.stdout.flush()
-    sys.stdout.buffer.write(chosen.render(text).encode("utf-8"))
+    sys.stdout.buffer.write(chosen.render(text, system).encode("utf-8"))
     sys.stdout.buffer.flush()
 
 
 def _standard_input() -> str:
+    if sys.stdin.isatty():
+        raise UsageError("give the instruction as the second argument, or on standard input.")
     raw = sys.stdin.buffer.read()
     try:
         return raw.decode("utf-8")
@@ -69,16 +72,16 @@ def _template(model: str | None, name: str | None, card: Path | None, to: Path |
     if card is not None:
         from ..card import read_card
 
-        found = read_card(card.read_bytes()).prompt_template
+        found = read_card(read_file(card)).prompt_template
         if found is None:
-            raise PromptError(f"{card} has no prompt template that can be used.")
+            raise PromptError(f"{card} has no prompt template that can be used; name one with --template.")
         return prompts.Template(found.name or "the card's", found.text, str(card))
     if not model:
         raise PromptError("say which model: a repo, an installed model's name, --template NAME or --card FILE.")
     try:
         recorded = models.find(models.models_folder(to), model).template
-        if recorded:
-            return prompts.Template(str(recorded.get("name") or model), str(recorded["text"]), "branchfit.lock.json")
+        if recorded and isinstance(recorded.get("text"), str):
+            return prompts.Template(str(recorded.get("name") or model), recorded["text"], "branchfit.lock.json")
     except NotInstalled:
         if "/" not in model:
             raise

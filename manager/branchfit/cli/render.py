@@ -1,23 +1,27 @@
-"""Text for people: tables and sizes. The only place where bytes become GB or GiB."""
+"""Text for people: tables."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from ..recommend import Assessment, Recommendation
-from ..variants import Variant, VariantList
+from ..units import gb, gib
+from ..variants import Disagreement, Variant, VariantList
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ..download import Installed
 
-GB = 10**9
-GIB = 2**30
-MIB = 2**20
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""C0 and C1 controls and the marks that reorder text."""
+
+Justify = Literal["left", "right"]
 
 PLAIN_WIDTH = 150
 """Columns where the output is no terminal: wide enough that no table of ours wraps."""
@@ -30,25 +34,7 @@ def console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     width = shutil.get_terminal_size().columns if terminal else PLAIN_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, no_color=None if terminal else True, soft_wrap=False)
-
-
-def gb(size_bytes: int | None) -> str:
-    """Download and file sizes, as the Hub and the cards print them: decimal."""
-    if size_bytes is None:
-        return "?"
-    for unit, name in ((GB, "GB"), (10**6, "MB"), (1000, "kB")):
-        # Half a gigabyte is still told in GB, as the cards do; below that, the smaller unit reads better.
-        if size_bytes >= unit // 2:
-            return f"{size_bytes / unit:.2f} {name}"
-    return f"{size_bytes} B"
-
-
-def gib(size_bytes: int | None) -> str:
-    """Memory, as drivers print it: binary."""
-    if size_bytes is None:
-        return "?"
-    return f"{size_bytes / GIB:.1f} GiB" if abs(size_bytes) >= GIB // 10 else f"{size_bytes / MIB:.0f} MiB"
+    return Console(stderr=stderr, width=width, highlight=False, no_color=None if terminal else True, emoji=False)
 
 
 def yes(value: bool | None) -> str:
@@ -64,95 +50,99 @@ def _group(variant: Variant) -> str:
 
 
 def variants_table(listed: VariantList) -> None:
-    from rich.table import Table
-
     out = console()
-    table = Table(box=None, pad_edge=False, title=listed.repo or None, title_justify="left")
-    for column, justify in (
-        ("branch", "left"),
-        ("bits", "right"),
-        ("group", "right"),
-        ("act order", "left"),
-        ("damp", "right"),
-        ("dataset", "left"),
-        ("seq len", "right"),
-        ("size", "right"),
-        ("from", "left"),
-        ("ExLlama", "left"),
-    ):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for variant in listed.variants:
-        table.add_row(
-            variant.branch,
-            _bits(variant) if variant.holds_weights else "",
-            _group(variant) if variant.holds_weights else "",
-            yes(variant.act_order),
-            "" if variant.damp_percent is None else f"{variant.damp_percent:g}",
-            variant.dataset or "",
-            str(variant.sequence_length or ""),
-            gb(variant.size_bytes) if variant.holds_weights else variant.problem,
-            variant.size_source or "",
-            yes(variant.exllama),
-        )
-    out.print(table)
+    columns: list[tuple[str, Justify, Callable[[Variant], str]]] = [
+        ("branch", "left", lambda v: v.branch),
+        ("bits", "right", _bits),
+        ("group", "right", _group),
+        ("act order", "left", lambda v: yes(v.act_order)),
+        ("damp", "right", lambda v: "" if v.damp_percent is None else f"{v.damp_percent:g}"),
+        ("dataset", "left", lambda v: v.dataset or ""),
+        ("seq len", "right", lambda v: str(v.sequence_length or "")),
+        ("size", "right", lambda v: gb(v.size_bytes) if v.holds_weights else v.problem),
+        ("size from", "left", lambda v: v.size_source or ""),
+        ("ExLlama", "left", lambda v: yes(v.exllama)),
+    ]
+    for least_width, title in ((110, "dataset"), (95, "damp"), (90, "size from"), (82, "seq len")):
+        if out.width < least_width:
+            columns = [column for column in columns if column[0] != title]
+    if listed.repo:
+        out.print(listed.repo, markup=False, style="bold")
+    rows = [[text(variant) for _, _, text in columns] for variant in listed.variants]
+    out.print(_table([(title, justify) for title, justify, _ in columns], rows))
 
 
-def recommendation_table(answer: Recommendation) -> None:
-    from rich.table import Table
-
+def recommendation(answer: Recommendation) -> None:
+    """The answer first, then the facts it rests on, then a word on every branch."""
     out = console()
+    out.print(f"{'-> ' if answer.choice else ''}{answer.reason}\n", markup=False, style="bold")
     for gpu in answer.machine.gpus or (answer.machine.cpu,):
         held = "; ".join(f"{gib(h.used_bytes)} held by pid {h.pid}, {h.name}" for h in gpu.holders)
-        out.print(
-            f"GPU {gpu.index}: {gpu.name}, {gib(gpu.free_bytes)} free of {gib(gpu.total_bytes)}"
-            if gpu.kind != "cpu"
-            else f"No GPU: {gib(gpu.free_bytes)} of system memory free",
-            f"({held})" if held else "",
-            markup=False,
-        )
-    table = Table(box=None, pad_edge=False)
-    for column, justify in (
-        ("", "left"),
-        ("branch", "left"),
-        ("bits", "right"),
-        ("group", "right"),
-        ("act order", "left"),
-        ("download", "right"),
-        ("needs", "right"),
-        ("+-", "right"),
-        ("to spare", "right"),
-        ("longest context", "right"),
-        ("loader", "left"),
-        ("runtime", "left"),
-    ):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        what = "No GPU: system memory" if gpu.kind == "cpu" else f"GPU {gpu.index}: {gpu.name}"
+        line = f"{what}, {gib(gpu.free_bytes)} free of {gib(gpu.total_bytes)}{f' ({held})' if held else ''}"
+        out.print(line, markup=False)
     chosen = answer.choice.branch if answer.choice else None
+    columns = _columns(answer, out.width)
+    rows = [[text(a, a.variant.branch == chosen) for _, _, text in columns] for a in answer.assessments]
+    if rows:
+        out.print(_table([(title, justify) for title, justify, _ in columns], rows))
     for assessment in answer.assessments:
-        table.add_row(*_row(assessment, assessment.variant.branch == chosen))
-    out.print(table)
-    if answer.choice:
-        out.print(f"\n-> {answer.reason}", markup=False, style="bold")
-    else:
-        out.print(f"\n{answer.reason}", markup=False, style="bold")
+        words = assessment.verdict if assessment.need else assessment.why
+        out.print(f"{assessment.variant.branch}: {words}", markup=False)
 
 
-def _row(assessment: Assessment, chosen: bool) -> tuple[str, ...]:
-    variant, need = assessment.variant, assessment.need
-    room = assessment.headroom_bytes
-    return (
-        "->" if chosen else "",
-        variant.branch,
-        _bits(variant),
-        _group(variant),
-        yes(variant.act_order),
-        gb(variant.size_bytes),
-        gib(need.total_bytes) if need else "-",
-        gib(need.error_bytes) if need else "-",
-        "-" if room is None else gib(room) if room >= 0 else f"short by {gib(-room)}",
-        str(assessment.max_context_tokens or "-"),
-        assessment.loader or "-",
-        assessment.runtime or "-",
-    )
+def _columns(answer: Recommendation, width: int) -> list[tuple[str, Justify, Callable[[Assessment, bool], str]]]:
+    """The columns of the table; on a narrow terminal those that the branch's name tells too are left out."""
+    columns: list[tuple[str, Justify, Callable[[Assessment, bool], str]]] = [
+        ("", "left", lambda a, chosen: "->" if chosen else ""),
+        ("branch", "left", lambda a, _: a.variant.branch),
+        ("bits", "right", lambda a, _: _bits(a.variant)),
+        ("group", "right", lambda a, _: _group(a.variant)),
+        ("act order", "left", lambda a, _: yes(a.variant.act_order)),
+        ("download", "right", lambda a, _: gb(a.variant.size_bytes)),
+        ("needs", "right", lambda a, _: gib(a.need.total_bytes) if a.need else "-"),
+        ("error", "right", lambda a, _: gib(a.need.error_bytes) if a.need else "-"),
+        ("to spare", "right", lambda a, _: _spare(a.headroom_bytes)),
+        ("context", "right", lambda a, _: str(a.max_context_tokens or "-")),
+        ("loader", "left", lambda a, _: a.loader or "-"),
+        ("runtime", "left", lambda a, _: a.runtime or "-"),
+    ]
+    for least_width, title in ((125, "act order"), (115, "runtime"), (98, "group"), (92, "bits"), (86, "error")):
+        if width < least_width:
+            columns = [column for column in columns if column[0] != title]
+    return columns
+
+
+def _spare(headroom_bytes: int | None) -> str:
+    if headroom_bytes is None:
+        return "-"
+    return gib(headroom_bytes) if headroom_bytes >= 0 else f"-{gib(-headroom_bytes)}"
+
+
+def _table(columns: Sequence[tuple[str, Justify]], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for title, justify in columns:
+        # A branch's name broken over lines cannot be read, nor copied.
+        table.add_column(title, justify=justify, no_wrap=title in ("branch", "name"), overflow="fold")
+    for row in rows:
+        # Text, not str: a card's words are never markup, and never move the terminal's cursor.
+        table.add_row(*(Text(_CONTROL.sub("", cell)) for cell in row))
+    return table
+
+
+def disagreements(found: Sequence[Disagreement]) -> None:
+    """What the card says differently from the branches themselves."""
+    out = console()
+    for difference in found:
+        size = difference.field == "size_bytes"
+        card, actual = (
+            gb(value) if size and isinstance(value, int) else value for value in (difference.card, difference.actual)
+        )
+        where = f"{difference.branch}: " if difference.branch else ""
+        out.print(f"disagreement: {where}{difference.field}: the card says {card}, in truth {actual}", markup=False)
 
 
 def notes(lines: tuple[str, ...]) -> None:
@@ -162,18 +152,16 @@ def notes(lines: tuple[str, ...]) -> None:
 
 
 def models_table(models: Sequence[Installed]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "size", "branch", "template", "loader", "pulled"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
-    for model in models:
-        table.add_row(
+    rows = [
+        [
             model.folder.name,
             gb(model.size_bytes),
-            model.branch,
             str((model.template or {}).get("name") or "-"),
             model.loader or "-",
             f"{model.pulled_at:%Y-%m-%d}",
-        )
-    console().print(table)
+        ]
+        for model in models
+    ]
+    columns: list[tuple[str, Justify]] = [("name", "left"), ("size", "right")]
+    columns += [("template", "left"), ("loader", "left"), ("pulled", "left")]
+    console().print(_table(columns, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..units import gib
 from .machine import Gpu
 from .nvml import Found
 from .system import Memory, Run
@@ -44,8 +45,8 @@ def read_apple(memory: Memory, run: Run) -> Found:
     if wired_mib > 0:
         limit = min(memory.total_bytes, wired_mib * 2**20)
     note = (
-        f"{brand} shares its {memory.total_bytes / 2**30:.0f} GiB with the CPU; Metal gives the GPU at most "
-        f"{limit / 2**30:.1f} GiB of it (sysctl iogpu.wired_limit_mb)."
+        f"{brand} shares its {gib(memory.total_bytes)} with the CPU; Metal gives the GPU at most "
+        f"{gib(limit)} of it (sysctl iogpu.wired_limit_mb)."
     )
     gpu = Gpu(0, brand, limit, min(limit, memory.free_bytes), None, "mps", kind="mps")
     return Found((gpu,), (note,))

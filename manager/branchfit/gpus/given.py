@@ -32,6 +32,9 @@ SMALLEST_BYTES = 2**20
 LARGEST_BYTES = 10 * 2**40
 """10 TiB, fifty times the largest card of 2026 (288 GB): more is a slip of the unit."""
 
+LARGEST_BARE_GIB = 512
+"""A bare number above it is no card's memory but its name: 3090, 4090. 288 is the most of 2026."""
+
 MOST_CARDS = 64
 """torch itself numbers at most 64 devices (`torch.cuda._parse_visible_devices`)."""
 
@@ -41,6 +44,7 @@ we let through: 12.1 is the newest on sale, 15.9 leaves room."""
 
 _SIZE = re.compile(r"(?P<number>[0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(?P<unit>[a-z]*)")
 _CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]")
+_DECIMAL = re.compile(r"[0-9]\s*gb")
 _COUNT = re.compile(r"[0-9]{1,6}")
 
 
@@ -60,7 +64,7 @@ def parse_gpus(arguments: Sequence[str], memory: Memory | None = None) -> Machin
     if any(text.strip().lower() == "none" for text in texts):
         if len(texts) > 1:
             raise GpuArgumentError(",".join(texts), "`none` stands alone: a machine has GPUs or it has none")
-        note = "--gpu none: a machine without a GPU is assumed."
+        note = "--gpu none: a machine without a GPU, with the memory of this one."
         return Machine((), (note,), memory.total_bytes, memory.free_bytes)
     cards: list[tuple[int, str | None]] = []
     for text in texts:
@@ -72,7 +76,9 @@ def parse_gpus(arguments: Sequence[str], memory: Memory | None = None) -> Machin
         Gpu(index, _name(size_bytes), size_bytes, size_bytes, capability, source="given")
         for index, (size_bytes, capability) in enumerate(cards)
     )
-    return Machine(gpus, (), memory.total_bytes, memory.free_bytes)
+    decimal = next((text.strip() for text in texts if _DECIMAL.search(text.lower())), None)
+    notes = () if decimal is None else (f"{decimal}: GB is 10^9 bytes here; a card sold as 12 GB has 12GiB.",)
+    return Machine(gpus, notes, memory.total_bytes, memory.free_bytes)
 
 
 def _read(text: str) -> tuple[int, str | None, int]:
@@ -101,9 +107,10 @@ def _size_bytes(text: str, size: str) -> int:
     size_bytes = int(Fraction(number) * UNITS_BYTES[unit])
     if size_bytes < SMALLEST_BYTES:
         raise GpuArgumentError(text, f"{size} is {size_bytes:,} bytes, less than the 1 MiB any card has")
+    if not unit and size_bytes > LARGEST_BARE_GIB * 2**30:
+        raise GpuArgumentError(text, f"{number} GiB? Give the card's memory, such as 24GiB, not its model's number")
     if size_bytes > LARGEST_BYTES:
-        hint = f"; for MiB write {number}MiB" if not unit else ""
-        raise GpuArgumentError(text, f"{size or number} is more than 10 TiB{hint}")
+        raise GpuArgumentError(text, f"{size} is more than 10 TiB")
     return size_bytes
 
 

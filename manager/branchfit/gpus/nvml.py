@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GpuError
+from ..units import gib
 from .given import LARGEST_BYTES
 from .machine import Gpu, Holder
 from .system import Memory, process_name, read_text
@@ -219,7 +220,7 @@ def _read(nvml: Any, device: _Device, index: int, memory: Memory, notes: list[st
         )
     elif unseen > UNSEEN_BYTES:
         notes.append(
-            f"{unseen / 2**30:.1f} GiB on {device.label} are held by processes that cannot be seen from here "
+            f"{gib(unseen)} on {device.label} are held by processes that cannot be seen from here "
             "(outside this container, or another user's)."
         )
     return replace(gpu, holders=holders)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..units import gib
 from .machine import Gpu, Holder
 from .nvml import Found
 from .system import process_name, read_number, read_text
@@ -73,8 +74,8 @@ def read_rocm(environ: Mapping[str, str], root: Path = Path("/")) -> Found:
     for index, card in enumerate(cards):
         if card.total_bytes < SMALL_VRAM_BYTES and card.gtt_bytes > card.total_bytes:
             notes.append(
-                f"{card.name} is part of the processor: only its {card.total_bytes / 2**30:.1f} GiB of own memory "
-                f"count here; ROCm can also map up to {card.gtt_bytes / 2**30:.1f} GiB of the machine's RAM."
+                f"{card.name} is part of the processor: only its {gib(card.total_bytes)} of own memory "
+                f"count here; ROCm can also map up to {gib(card.gtt_bytes)} of the machine's RAM."
             )
         free = card.total_bytes - card.used_bytes
         holders = _holders(card, root)

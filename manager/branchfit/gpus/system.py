@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..units import gib
+
 __all__ = ["Memory", "Run", "process_name", "read_memory", "read_number", "read_text", "run_command"]
 
 Run = Callable[[Sequence[str]], str]
@@ -96,7 +98,7 @@ def _linux(root: Path) -> Memory:
     notes: tuple[str, ...] = ()
     for limit, used in _cgroup_limits(root):
         if limit < total:
-            limited = f"{limit / 2**30:.1f} GiB of the machine's {values['MemTotal'] / 2**30:.1f} GiB of RAM"
+            limited = f"{gib(limit)} of the machine's {gib(values['MemTotal'])} of RAM"
             notes = (f"a cgroup limits this process to {limited}.",)
             total = limit
         free = min(free, max(0, limit - used))

@@ -21,7 +21,7 @@ from .state import BranchState, RepoFile, RepoState, TensorEntry
 if TYPE_CHECKING:
     from .body import Body, BrokenStream
     from .client import Hub
-    from .safetensors import BadHeader, parse_header
+    from .safetensors import BadHeader, parse_header, weight_headers
 
 __all__ = [
     "BadHeader",
@@ -35,6 +35,7 @@ __all__ = [
     "TensorEntry",
     "parse_header",
     "parse_repo",
+    "weight_headers",
 ]
 
 # What asks the Hub is loaded when it is first used: a card on disk is read without it.
@@ -44,6 +45,7 @@ _LATER = {
     "BrokenStream": "body",
     "Hub": "client",
     "parse_header": "safetensors",
+    "weight_headers": "safetensors",
 }
 
 

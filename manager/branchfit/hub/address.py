@@ -91,7 +91,10 @@ def _bare(name: str) -> str:
 
 
 def _from_address(address: str, configured: str) -> RepoRef:
-    split = urlsplit(address)
+    try:
+        split = urlsplit(address)
+    except ValueError as error:
+        raise UsageError(f"{address!r} is not an address ({error}). {_HOW}") from error
     own = urlsplit(configured)
     path = split.path
     if own.netloc and split.netloc.lower() == own.netloc.lower():

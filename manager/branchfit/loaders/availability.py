@@ -18,12 +18,14 @@ class Availability:
 
     `assumed` is True where nobody said and nothing was found; `note` is the sentence that says so, or
     where they come from. `missing` holds, for a real host, why each of the others is not there.
+    `triton` is whether the triton package is there, through which gptqmodel's torch kernel dequantises.
     """
 
     runtimes: tuple[Runtime, ...]
     assumed: bool
     note: str
     missing: tuple[Verdict, ...] = ()
+    triton: bool = True
 
 
 def of_loader(runtimes: Sequence[Runtime], loader: str | None) -> tuple[Runtime, ...]:
@@ -55,19 +57,21 @@ def available_runtimes(names: Sequence[str] | None, simulated: bool, host: Host 
     if simulated:
         note = f"--gpu describes another machine, so {_listed(assumed)} are assumed there; --runtime says otherwise."
         return Availability(assumed, True, note)
-    verdicts = check_host(this_host() if host is None else host)
+    host = this_host() if host is None else host
+    verdicts = check_host(host)
     here = {verdict.runtime for verdict in verdicts if verdict.can}
     missing = tuple(verdict for verdict in verdicts if not verdict.can)
     # A file from before August 2023 is nothing the table can tell from another, so GPTQ-for-LLaMa
     # is chosen only where it is asked for by name.
     found = tuple(runtime for runtime in RUNTIMES if runtime.name in here and runtime.name != "gptq_for_llama")
     if found:
-        return Availability(found, False, f"installed here: {_listed(found)}.", missing)
+        return Availability(found, False, f"installed here: {_listed(found)}.", missing, host.has("triton"))
     note = (
         f"no GPTQ runtime is installed here, so {_listed(assumed)} are assumed; "
         "`branchfit doctor` says what each one lacks, --runtime names others."
     )
-    return Availability(assumed, True, note, missing)
+    # torch's Linux builds bring triton, others do not.
+    return Availability(assumed, True, note, missing, host.platform.startswith("linux"))
 
 
 def _listed(runtimes: Sequence[Runtime]) -> str:

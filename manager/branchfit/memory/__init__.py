@@ -19,6 +19,7 @@ from .parts import Need, Terms
 from .placement import fits, place
 from .transformers import (
     auto_gptq_terms,
+    gptq_for_llama_terms,
     gptqmodel_exllama_v2_terms,
     gptqmodel_marlin_terms,
     gptqmodel_torch_terms,
@@ -31,51 +32,56 @@ __all__ = ["CONTEXT_STEP", "Need", "Terms", "fits", "longest_context", "place", 
 CONTEXT_STEP = 256
 """Contexts are searched in steps of 256 tokens: ExLlamaV2's cache pages are that long."""
 
-DEFAULT_LIMIT_TOKENS = 4096
-"""Longest context considered where a model's own is unknown: the seed family's."""
-
 _TERMS: dict[str, Callable[[Weights, int], Terms]] = {
     "exllama": exllama_terms,
     "exllamav2": exllamav2_terms,
-    "auto_gptq": auto_gptq_terms,
     "gptqmodel:exllama_v2": gptqmodel_exllama_v2_terms,
     "gptqmodel:marlin": gptqmodel_marlin_terms,
     "gptqmodel:triton": gptqmodel_triton_terms,
-    "gptqmodel:torch": gptqmodel_torch_terms,
-    "gptq_for_llama": lambda weights, context: auto_gptq_terms(weights, context, "gptq_for_llama"),
+    "gptq_for_llama": gptq_for_llama_terms,
 }
 
 
-def terms(variant: Variant, runtime: str, context_tokens: int, cpu: bool = False) -> Terms | None:
+def terms(
+    variant: Variant, runtime: str, context_tokens: int, *, cpu: bool = False, triton: bool = True
+) -> Terms | None:
     """What `variant` is made of on `runtime` at a context; None where its size is not known at all.
 
-    `cpu` is True on a machine without a GPU, where only `gptqmodel:torch` runs, in fp32.
+    `cpu` is True on a machine without a GPU, where `gptqmodel:torch` and `auto_gptq` run, in fp32.
+    `triton` is whether `gptqmodel:torch` can dequantise through triton on the GPU.
     """
     weights = weigh(variant)
     if weights is None:
         return None
-    if cpu and runtime == "gptqmodel:torch":
-        return gptqmodel_torch_terms(weights, context_tokens, cpu=True)
+    if runtime == "gptqmodel:torch":
+        return gptqmodel_torch_terms(weights, context_tokens, cpu=cpu, triton=triton)
+    if runtime == "auto_gptq":
+        return auto_gptq_terms(weights, context_tokens, cpu=cpu)
     return _TERMS[runtime](weights, context_tokens)
 
 
 def longest_context(
-    variant: Variant, runtime: str, free_bytes: Sequence[int], limit_tokens: int | None = None, cpu: bool = False
+    variant: Variant,
+    runtime: str,
+    free_bytes: Sequence[int],
+    limit_tokens: int,
+    *,
+    cpu: bool = False,
+    triton: bool = True,
 ) -> int:
     """The longest context in tokens that fits these cards: a multiple of 256, or the limit itself.
 
-    `limit_tokens` is the model's own longest context. 0 where not even 256 tokens fit. The search
+    `limit_tokens` is the longest that is of interest, the model's own. 0 where not even 256 tokens fit. The search
     is by bisection, which is right because every term grows with the context.
     """
-    limit = limit_tokens or DEFAULT_LIMIT_TOKENS
 
     def holds(tokens: int) -> bool:
-        made = terms(variant, runtime, tokens, cpu)
+        made = terms(variant, runtime, tokens, cpu=cpu, triton=triton)
         return made is not None and fits(place(made, free_bytes), free_bytes)
 
-    if holds(limit):
-        return limit
-    low, high = 0, (limit - 1) // CONTEXT_STEP
+    if holds(limit_tokens):
+        return limit_tokens
+    low, high = 0, (limit_tokens - 1) // CONTEXT_STEP
     while low < high:
         middle = (low + high + 1) // 2
         if holds(middle * CONTEXT_STEP):

@@ -12,20 +12,21 @@ def place(terms: Terms, free_bytes: Sequence[int]) -> Need:
 
     Cards are taken by free memory, the most first, and used in their own order. Within a
     placement the layers are spread so that the tightest card has as much left as can be. Where no
-    placement fits, the need of all cards is given, the rest of the layers on the last.
+    placement fits, the one that is least short is given. A card with nothing free is left out.
     """
     if not free_bytes:
         return _need(terms, [terms.layers], [0], 1)
-    by_free = sorted(range(len(free_bytes)), key=lambda index: (-free_bytes[index], index))
-    for count in range(1, len(free_bytes) + 1):
+    usable = [index for index, free in enumerate(free_bytes) if free > 0] or [0]
+    by_free = sorted(usable, key=lambda index: (-free_bytes[index], index))
+    nearest: list[Need] = []
+    for count in range(1, len(usable) + 1):
         cards = sorted(by_free[:count])
-        layers = _spread(terms, [free_bytes[card] for card in cards])
+        free = [free_bytes[card] for card in cards]
+        layers = _spread(terms, free)
         if layers is not None:
             return _need(terms, layers, cards, len(free_bytes))
-    cards = list(range(len(free_bytes)))
-    layers = _fill(terms, list(free_bytes))
-    layers[-1] += terms.layers - sum(layers)
-    return _need(terms, layers, cards, len(free_bytes))
+        nearest.append(_need(terms, _overfill(terms, free), cards, len(free_bytes)))
+    return max(nearest, key=lambda need: need.headroom_bytes(tuple(free_bytes)))
 
 
 def fits(need: Need, free_bytes: Sequence[int]) -> bool:
@@ -49,6 +50,15 @@ def _spread(terms: Terms, free_bytes: list[int]) -> list[int] | None:
         else:
             high = spare - 1
     return best
+
+
+def _overfill(terms: Terms, free_bytes: list[int]) -> list[int]:
+    """Layers for each of these cards though they do not fit: as if each had a bit more, until they do."""
+    step = max(terms.layer_bytes + terms.kv_layer_bytes, MIB)
+    short = step
+    while sum(layers := _fill(terms, [free + short for free in free_bytes])) < terms.layers:
+        short += step
+    return layers
 
 
 def _fill(terms: Terms, free_bytes: list[int]) -> list[int]:

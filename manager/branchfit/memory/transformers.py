@@ -15,7 +15,7 @@ from .parts import (
 )
 from .weights import Weights
 
-EAGER_DEQUANT_BYTES = {2: 6.0, 3: 14.0, 4: 6.0, 8: 8.0}
+EAGER_DEQUANT_BYTES: dict[float, float] = {2: 6.0, 3: 14.0, 4: 6.0, 8: 8.0}
 """Transient bytes for each weight of one linear when it is dequantised without a kernel: measured
 on CPU in fp16 for 4 (6.0), 3 (14.0) and 8 bits (8.0); 2 bits unpack as 4 do."""
 
@@ -60,7 +60,8 @@ def _terms(
         kv_layer_bytes=kv_layer,
         fixed_bytes=fixed_bytes,
         load_bytes=weights.largest_qweight,
-        prefill_bytes=max(activations + int(dequant_bytes * weights.largest_linear), kv_layer // 2),
+        # torch.cat's second copy of K or V (2 bytes a key) is always less than the activations (10 a channel).
+        prefill_bytes=activations + int(dequant_bytes * weights.largest_linear),
         logits_bytes=shape.vocab * 6,
         context_bytes=CPU_PROCESS_BYTES if cpu else CUDA_CONTEXT_BYTES,
         error_bytes=(CPU_PROCESS_ERROR_BYTES if cpu else CUDA_CONTEXT_ERROR_BYTES)
@@ -113,32 +114,44 @@ def gptqmodel_triton_terms(weights: Weights, context_tokens: int) -> Terms:
     return _terms("gptqmodel:triton", weights, context_tokens, layer_bytes=_packed(weights), dequant_bytes=2.0)
 
 
-def gptqmodel_torch_terms(weights: Weights, context_tokens: int, cpu: bool = False) -> Terms:
-    """Dequantises through triton on CUDA (2 bytes a weight of one linear), eagerly on the CPU.
+def gptqmodel_torch_terms(weights: Weights, context_tokens: int, *, cpu: bool = False, triton: bool = True) -> Terms:
+    """Dequantises one linear at a time: through triton on the GPU at 2 bytes a weight, else eagerly.
 
     The eager path also keeps g_idx as int64 and unpacked zeros once it has run; how much the
     zeros take was not measured, so up to the scales' size is in the error.
     """
-    if not cpu:
+    if triton and not cpu:
         return _terms("gptqmodel:torch", weights, context_tokens, layer_bytes=_packed(weights), dequant_bytes=2.0)
     return _terms(
         "gptqmodel:torch",
         weights,
         context_tokens,
         layer_bytes=_packed(weights) + 2 * weights.g_idx,
-        dequant_bytes=EAGER_DEQUANT_BYTES[weights.bits] + 2.0,  # fp32 result instead of fp16
+        dequant_bytes=_eager_dequant_bytes(weights, cpu),
         extra_error_bytes=weights.scales * weights.shape.layers,
-        cpu=True,
+        cpu=cpu,
     )
 
 
-def auto_gptq_terms(weights: Weights, context_tokens: int, runtime: str = "auto_gptq") -> Terms:
-    """AutoGPTQ 0.7.1: everything resident, zero biases too; its exllamav2 kernel at 4 bits, else eager
-    dequantisation of one linear at a time. GPTQ-for-LLaMa's old kernel is of the same kind."""
+def auto_gptq_terms(weights: Weights, context_tokens: int, *, cpu: bool = False) -> Terms:
+    """AutoGPTQ 0.7.1: everything resident, zero biases too; on the GPU its exllamav2 kernel at 4 bits,
+    else eager dequantisation of one linear at a time."""
     layer = _packed(weights) + weights.zero_bias
-    if weights.bits == 4 and runtime == "auto_gptq":
-        permutations = weights.g_idx if weights.grouped else 0
-        return _terms(
-            runtime, weights, context_tokens, layer_bytes=layer + permutations, fixed_bytes=_exllama_v2_fixed(weights)
-        )
-    return _terms(runtime, weights, context_tokens, layer_bytes=layer, dequant_bytes=EAGER_DEQUANT_BYTES[weights.bits])
+    if weights.bits == 4 and not cpu:
+        layer += weights.g_idx if weights.grouped else 0  # the kernel's permutations
+        fixed = _exllama_v2_fixed(weights)
+        return _terms("auto_gptq", weights, context_tokens, layer_bytes=layer, fixed_bytes=fixed)
+    dequant = _eager_dequant_bytes(weights, cpu)
+    return _terms("auto_gptq", weights, context_tokens, layer_bytes=layer, dequant_bytes=dequant, cpu=cpu)
+
+
+def gptq_for_llama_terms(weights: Weights, context_tokens: int) -> Terms:
+    """GPTQ-for-LLaMa's CUDA kernel, of which AutoGPTQ's old one is a copy: eager for a whole prompt."""
+    layer = _packed(weights) + weights.zero_bias
+    dequant = _eager_dequant_bytes(weights)
+    return _terms("gptq_for_llama", weights, context_tokens, layer_bytes=layer, dequant_bytes=dequant)
+
+
+def _eager_dequant_bytes(weights: Weights, cpu: bool = False) -> float:
+    """Transient bytes a weight; on the CPU the result is fp32, two bytes more."""
+    return EAGER_DEQUANT_BYTES.get(weights.bits, max(EAGER_DEQUANT_BYTES.values())) + (2.0 if cpu else 0.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..checkpoint import checkpoint_bytes
 from ..shape import Linear, ModelShape, groups
 from ..variants import Variant
 
@@ -20,7 +19,7 @@ class Weights:
     """
 
     shape: ModelShape
-    bits: int
+    bits: float
     grouped: bool
     act_order: bool
     qweight: int
@@ -49,7 +48,7 @@ class Weights:
 
     @property
     def largest_qweight(self) -> int:
-        return self.largest_linear * self.bits // 8
+        return int(self.largest_linear * self.bits) // 8
 
     def kv_layer_bytes(self, context_tokens: int, element_bytes: float = 2.0) -> int:
         """K and V of one layer: [kv_heads, context, head_dim] each. Source: ExLlamaCache.__init__."""
@@ -60,11 +59,13 @@ class Weights:
 def weigh(variant: Variant) -> Weights | None:
     """The weights of a GPTQ variant, None where neither shape nor size are known.
 
-    With a known layout the formula of `shape.py` counts, corrected to the real files' size. With
-    another architecture the real size is spread over the layers, with an error of 5 %; with no
-    config at all the shape is guessed from the size, which `guess_shape` explains.
+    The tensors are those of `shape.py`, corrected to the real files' size by what is over or short,
+    spread over the layers. With a known layout the error is that correction, at most 5 % of the
+    size; with another architecture or format it is 5 %. With no config at all the shape is guessed
+    from the size, which `guess_shape` explains.
     """
-    bits = int(variant.bits or 4)
+    bits = variant.bits or 4
+    whole = int(bits)  # EXL2's are fractional: the checkpoint's layout is another, its size is known
     guessed = variant.shape is None
     shape = variant.shape or guess_shape(variant.size_bytes, bits)
     if shape is None:
@@ -73,8 +74,8 @@ def weigh(variant: Variant) -> Weights | None:
     qweight = qzeros = scales = own_bias = zero_bias = in_features = 0
     for linear in shape.linears:
         rows = groups(linear.in_features, group)
-        qweight += linear.in_features * linear.out_features * bits // 8
-        qzeros += rows * linear.out_features * bits // 8
+        qweight += int(linear.in_features * linear.out_features * bits) // 8
+        qzeros += rows * linear.out_features * whole // 8
         scales += rows * linear.out_features * 2
         in_features += linear.in_features
         if linear.bias:
@@ -85,12 +86,13 @@ def weigh(variant: Variant) -> Weights | None:
     norms = 4 * shape.hidden + (4 * shape.head_dim if shape.qk_norm else 0) + 2 * shape.experts * shape.hidden
     unaccounted = error = 0
     if variant.size_bytes:
-        formula = checkpoint_bytes(shape, bits, group, variant.zero_bias)
-        difference = variant.size_bytes - formula
+        plain = sum(tensor.size_bytes for tensor in shape.plain_tensors())
+        linears = qweight + qzeros + scales + own_bias + zero_bias + 4 * in_features
+        difference = variant.size_bytes - plain - shape.layers * linears
         unaccounted = difference // shape.layers
-        error = abs(difference)
-        if guessed or not shape.known_layout:
-            error = max(error, variant.size_bytes // 20)
+        # The total is the files' own; what is unknown is where the difference lies and whether it is loaded.
+        surely_known = shape.known_layout and not guessed and variant.format == "gptq"
+        error = min(abs(difference), variant.size_bytes // 20) if surely_known else variant.size_bytes // 20
     return Weights(
         shape,
         bits,
@@ -112,7 +114,7 @@ def weigh(variant: Variant) -> Weights | None:
     )
 
 
-def guess_shape(size_bytes: int | None, bits: int) -> ModelShape | None:
+def guess_shape(size_bytes: int | None, bits: float) -> ModelShape | None:
     """A Llama shape of about `size_bytes` at `bits`, for a card without a config.json.
 
     Llama-1 and -2 have hidden = 128 x layers (7B: 32/4096, 13B: 40/5120) and about 12 x hidden^2

@@ -3,8 +3,8 @@
 recommend(variants, machine, available) -> Recommendation
 """
 
-from .answer import Assessment, Choice, Recommendation
-from .choose import DEFAULT_CONTEXT_TOKENS, recommend
+from .answer import DEFAULT_CONTEXT_TOKENS, Assessment, Choice, Recommendation
+from .choose import recommend
 from .order import PREFERENCES, quality
 
 __all__ = [

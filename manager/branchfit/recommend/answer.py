@@ -9,14 +9,18 @@ from ..gpus import Machine
 from ..memory import Need
 from ..variants import Disagreement, Variant
 
+DEFAULT_CONTEXT_TOKENS = 4096
+"""What is planned for unless the user says otherwise or the model's own context is shorter."""
+
 
 @dataclass(frozen=True)
 class Assessment:
     """One branch on this machine. `loader` and `runtime` None: nothing here can load it.
 
-    `need` is worked out for `runtime`, or for the first that could take the files where none can
-    run here; None where the size of the branch is unknown. `headroom_bytes` is what the tightest
-    card has left with the error counted as taken, negative by how much it is short.
+    `detail` is a clause with the numbers, `verdict` one that sets it beside the branch that was taken.
+    `need` is worked out for `runtime`; None where nothing can load the branch or its size is unknown.
+    `free_bytes` are the cards it was judged on, 0 for one that `runtime` cannot use. `headroom_bytes`
+    is what the tightest card has left with the error counted as taken, negative by how much it is short.
     """
 
     variant: Variant
@@ -26,7 +30,14 @@ class Assessment:
     need: Need | None
     headroom_bytes: int | None
     max_context_tokens: int
-    why: str
+    detail: str
+    verdict: str = ""
+    free_bytes: tuple[int, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """Why it was or was not taken: the verdict, and the numbers behind it."""
+        return "; ".join(filter(None, (self.verdict, self.detail)))
 
     @property
     def room_bytes(self) -> int:

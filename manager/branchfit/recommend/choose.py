@@ -9,13 +9,10 @@ from ..card import Sister
 from ..gpus import Machine
 from ..loaders import Availability
 from ..variants import VariantList
-from .answer import Choice, Recommendation
+from .answer import DEFAULT_CONTEXT_TOKENS, Choice, Recommendation
 from .assess import assess
 from .order import rank
 from .words import why_chosen, why_not, why_nothing
-
-DEFAULT_CONTEXT_TOKENS = 4096
-"""What is planned for unless the user says otherwise or the model's own context is shorter."""
 
 
 def recommend(
@@ -45,7 +42,7 @@ def recommend(
     if any(variant.shape is None and variant.holds_weights for variant in listed.variants):
         notes.append(
             "no config.json was read: memory is worked out for a Llama of that size without grouped-query attention, "
-            "which may be several GiB too much; with its config.json the figures are exact"
+            "which may be several GiB too much; its config.json says what it really is"
         )
     if own and context > own:
         notes.append(f"{context} tokens are more than the model's own {own}: it was not trained to read that far")
@@ -53,7 +50,7 @@ def recommend(
     chosen = max(candidates, key=lambda a: rank(a, prefer), default=None)
     choice = None
     if chosen is not None and chosen.need is not None:
-        reason = why_chosen(chosen, assessed, gpus, context, prefer, branch)
+        reason = why_chosen(chosen, assessed, gpus, context, prefer, branch, sisters)
         choice = Choice(
             chosen.variant.branch,
             chosen.loader or "",
@@ -62,7 +59,7 @@ def recommend(
             chosen.need.split_bytes,
             chosen.max_context_tokens,
         )
-        assessed = [replace(a, why=why_not(a, chosen, prefer, branch)) if a.fits else a for a in assessed]
+        assessed = [replace(a, verdict=why_not(a, chosen, prefer, branch)) if a.fits else a for a in assessed]
     else:
         reason = why_nothing(assessed, gpus, context, sisters, branch)
     commit = chosen.variant.commit if chosen is not None else listed.commit

@@ -7,14 +7,9 @@ from collections.abc import Sequence
 from ..card import Sister
 from ..gpus import Gpu
 from ..memory import Need, fits, place, terms
+from ..units import GIB, gib
 from .answer import Assessment
 from .order import quality
-
-GIB = 2**30
-
-
-def gib(size_bytes: int) -> str:
-    return f"{size_bytes / GIB:.1f} GiB" if abs(size_bytes) >= GIB // 10 else f"{size_bytes // 2**20} MiB"
 
 
 def need_words(need: Need | None, context: int) -> str:
@@ -32,11 +27,12 @@ def why_chosen(
     context: int,
     prefer: str | None,
     asked: str | None,
+    sisters: Sequence[Sister],
 ) -> str:
     """One sentence with the numbers."""
     need = chosen.need
     if need is None or chosen.headroom_bytes is None:
-        return chosen.why
+        return chosen.detail
     used = [gpu.free_bytes for gpu, size in zip(gpus, need.per_gpu_bytes, strict=True) if size]
     tightest = " on the tightest" if len(used) > 1 else ""
     if gpus[0].kind == "cpu":
@@ -49,10 +45,10 @@ def why_chosen(
     )
     if asked is not None:
         return f"{chosen.variant.branch}, which you asked for, fits: {rest}."
-    superlative = {
-        "speed": "the fewest bytes to read for each token",
-        "context": f"the longest context ({chosen.max_context_tokens} tokens)",
-    }.get(prefer or "", "the best quality")
+    is_best = {
+        "speed": "has the fewest bytes to read for each token, of all",
+        "context": f"has the longest context ({chosen.max_context_tokens} tokens) of all",
+    }.get(prefer or "", "is the best quality")
     by = chosen.loader if prefer in (None, "speed") else "any loader here"
     instead = ""
     if prefer is None and chosen.loader != "ExLlama":
@@ -60,14 +56,15 @@ def why_chosen(
         nearest = max(short, key=lambda a: a.room_bytes, default=None)
         if nearest is not None:
             instead = f" (of ExLlama's, {nearest.variant.branch} is nearest and short by {gib(-nearest.room_bytes)})"
-    return f"{chosen.variant.branch} is {superlative} that {by} can run here: {rest}{instead}."
+    cpu_way = _sister_words(sisters) if gpus[0].kind == "cpu" else ""
+    return f"{chosen.variant.branch} {is_best} that {by} can run here: {rest}{instead}.{cpu_way}"
 
 
 def why_not(assessment: Assessment, chosen: Assessment, prefer: str | None, asked: str | None) -> str:
     """Why a branch that fits was not taken, or that it was."""
     other, taken = assessment.variant, chosen.variant
     if assessment is chosen:
-        return f"taken: {assessment.why}"
+        return "taken"
     if asked is not None:
         why = f"you asked for {asked}"
     elif prefer is None and assessment.loader != chosen.loader:
@@ -85,7 +82,7 @@ def why_not(assessment: Assessment, chosen: Assessment, prefer: str | None, aske
         why = f"{taken.branch} runs on {chosen.loader}"
     else:
         why = f"{taken.branch} is of the same quality and no larger"
-    return f"not taken: {why}; {assessment.why}"
+    return f"not taken: {why}"
 
 
 def why_nothing(
@@ -97,13 +94,17 @@ def why_nothing(
         return "No branch to choose from: neither the card nor the Hub lists one." + _sister_words(sisters)
     loadable = [a for a in asked if a.need is not None]
     if not loadable:
-        why = asked[0].why.removeprefix("not taken: ").rstrip(".")
-        return f"No branch can be loaded here: {why}.{_sister_words(sisters)}"
+        reasons = dict.fromkeys(a.detail for a in asked)
+        why = ". ".join(
+            f"{next(a.variant.branch for a in asked if a.detail == reason)}: {reason}" for reason in [*reasons][:3]
+        )
+        return f"No branch can be loaded here. {why}.{_sister_words(sisters)}"
     nearest = max(loadable, key=lambda a: a.room_bytes)
     room = nearest.room_bytes
     cpu = gpus[0].kind == "cpu"
-    free = gib(sum(gpu.free_bytes for gpu in gpus))
-    where = "system memory" if cpu else f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+    usable = [size for size in nearest.free_bytes if size]
+    free = gib(sum(usable))
+    where = "system memory" if cpu else f"{len(usable)} GPU{'s' if len(usable) != 1 else ''}"
     holders = [holder for gpu in gpus for holder in gpu.holders if holder.used_bytes]
     held = ", ".join(f"{gib(each.used_bytes or 0)} held by pid {each.pid}, {each.name}" for each in holders[:3])
     subject = (
@@ -119,20 +120,19 @@ def why_nothing(
     others = [a.variant.branch for a in sorted(assessed, key=lambda a: quality(a.variant), reverse=True) if a.fits]
     if others:
         words.append(f"Fits: {', '.join(others[:3])}.")
-    further = None if gpus[0].kind not in ("cuda", "rocm") else _further_gpu_gib(nearest, gpus, context)
+    further = None if gpus[0].kind not in ("cuda", "rocm") else _further_gpu_gib(nearest, context)
     if further is not None:
         words.append(f"One more GPU with {further} GiB free would take it.")
     return " ".join(words) + _sister_words(sisters)
 
 
-def _further_gpu_gib(assessment: Assessment, gpus: Sequence[Gpu], context: int) -> int | None:
+def _further_gpu_gib(assessment: Assessment, context: int) -> int | None:
     """The smallest whole number of GiB that one more card needs to have free, tried out, at most 96."""
     made = terms(assessment.variant, assessment.runtime or "", context)
-    free = tuple(gpu.free_bytes for gpu in gpus)
     if made is None:
         return None
     for size_gib in range(1, 97):  # 96 GiB: the largest workstation card there is
-        cards = (*free, size_gib * GIB)
+        cards = (*assessment.free_bytes, size_gib * GIB)
         if fits(place(made, cards), cards):
             return size_gib
     return None

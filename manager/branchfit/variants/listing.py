@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 from ..card import BranchRow, ModelCard
 from ..checkpoint import checkpoint_bytes
 from ..errors import ConfigError
+from ..loaders import RUNTIMES, can_load, of_loader
 from ..shape import ModelShape, read_shape
 from .model import Disagreement, Variant, VariantList
 from .own_files import Quantisation, has_zero_bias, read_quantisation, weight_files
 
 if TYPE_CHECKING:
     from ..hub import BranchState
+
+
+_CARD_NAMES = {"tinyllama": "llama"}
+"""What cards put for `model_type` where the config.json of the same repo says something else."""
 
 
 def from_card(
@@ -25,9 +30,13 @@ def from_card(
     Raises ConfigError where `config` is there and does not describe a model.
     """
     shape = read_shape(config, source) if config is not None else None
-    built = [_merge(row.branch, row, None, shape, card.model_type, {}) for row in card.rows]
+    model_type = (shape.model_type if shape else "") or _CARD_NAMES.get(card.model_type or "", card.model_type)
+    built = [_merge(row.branch, row, None, shape, model_type, {}) for row in card.rows]
+    notes = list(card.notes)
+    if not built:
+        notes.append("the card has no table of GPTQ branches")
     return VariantList(
-        repo, None, tuple(v for v, _ in built), tuple(d for _, found in built for d in found), tuple(card.notes)
+        repo, None, tuple(v for v, _ in built), tuple(d for _, found in built for d in found), tuple(notes)
     )
 
 
@@ -107,15 +116,12 @@ def _merge(
     ):
         differences.append(Disagreement(branch, "size_bytes", printed, size_bytes))
 
+    # A card's "no" was true of the ExLlama of its day, and its "yes" may be a slip: where the branch's
+    # own files or a config tell what it is, the runtimes' own tables say who reads it.
     exllama = row.exllama if row else None
-    if own.format is not None or exllama is None:
-        # 4-bit GPTQ is all that ExLlama v1 and v2 read of GPTQ (facts in loaders.py).
-        reads = (format_ == "gptq" and bits == 4) if bits is not None and format_ != "unknown" else None
-        if exllama and reads is False:
-            differences.append(Disagreement(branch, "exllama", exllama, reads))
-            exllama = False
-        elif exllama is None:
-            exllama = reads
+    if own.format is not None or shape is not None or row is None:
+        reads = _exllama_reads(format_, bits, group_size, act_order, own.symmetric, model_type)
+        exllama = settle("exllama", exllama, reads, reads is not None)
     problem = ""
     if state is not None and not weights:
         problem = "it holds no weights"
@@ -142,6 +148,31 @@ def _merge(
         problem=problem,
     )
     return variant, differences
+
+
+def _exllama_reads(
+    format_: str,
+    bits: float | None,
+    group_size: int | None,
+    act_order: bool | None,
+    symmetric: bool | None,
+    model_type: str | None,
+) -> bool | None:
+    """Whether any runtime of the ExLlama family takes such a branch, on some GPU; None where it cannot be told."""
+    if bits is None or format_ == "unknown":
+        return None
+    return any(
+        can_load(
+            runtime,
+            format=format_,
+            bits=bits,
+            group_size=group_size,
+            act_order=act_order,
+            symmetric=symmetric,
+            model_type=model_type,
+        ).can
+        for runtime in of_loader(RUNTIMES, "ExLlama")
+    )
 
 
 def _size(

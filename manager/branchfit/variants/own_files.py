@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..shape import ModelShape
+from ..hub import weight_headers
+from ..shape import ModelShape, groups
 
 if TYPE_CHECKING:
     from ..hub import BranchState, TensorEntry
+
+MAX_SETTING = 10**6
+"""Above any bits or group size there is; the widest linear of any model has fewer inputs."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt")
 """How weight files are called. `.bin`, `.pt`, `.pth` and `.ckpt` are pickles: listed, never pulled."""
@@ -27,13 +31,18 @@ class Quantisation:
     bits: float | None = None
     group_size: int | None = None
     group_known: bool = False
+    in_features: int = 0
+    groups: int = 0
     act_order: bool | None = None
     symmetric: bool | None = None
     damp_percent: float | None = None
 
 
 def weight_files(state: BranchState) -> tuple[str, ...]:
-    """The paths of a branch's weight files: the safetensors where there are any, else the rest."""
+    """The paths of a branch's weight files, those a loader takes: safetensors where there are any, else the rest."""
+    chosen, _ = weight_headers(state.files)
+    if chosen:
+        return tuple(file.path for file in chosen if file.size_bytes > 0)
     found = [
         file.path
         for file in state.files
@@ -62,12 +71,16 @@ def read_quantisation(state: BranchState, config: Mapping[str, Any]) -> Quantisa
     if format_ not in ("gptq", "marlin", "awq", "exl2", "exl3"):
         return Quantisation(format=format_ or ("fp16" if state.tensors else None))
     bits, group = _number(given.get("bits")), _number(given.get("group_size"))
+    bits = bits if bits is not None and bits > 0 else None
+    group = group if group != 0 else None
     known = group is not None or header.group_known
     group_size = int(group) if group is not None and group > 0 else None
+    if header.group_known and (group_size is None or groups(header.in_features, group_size) != header.groups):
+        group_size = header.group_size
     return Quantisation(
         format=format_,
         bits=header.bits or (bits if bits is None or bits != int(bits) else int(bits)),
-        group_size=header.group_size if header.group_known else group_size,
+        group_size=group_size,
         group_known=known,
         act_order=given["desc_act"] if isinstance(given.get("desc_act"), bool) else None,
         symmetric=given["sym"] if isinstance(given.get("sym"), bool) else None,
@@ -76,7 +89,10 @@ def read_quantisation(state: BranchState, config: Mapping[str, Any]) -> Quantisa
 
 
 def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """A finite number of a size that a setting can have, else None. JSON admits NaN and 10**400."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if -MAX_SETTING <= value <= MAX_SETTING else None
 
 
 def _read_header(tensors: Iterable[TensorEntry]) -> Quantisation:
@@ -100,6 +116,8 @@ def _read_header(tensors: Iterable[TensorEntry]) -> Quantisation:
             bits=qweight.shape[0] * 32 // in_features,
             group_size=None if rows == 1 else -(-in_features // rows),
             group_known=True,
+            in_features=in_features,
+            groups=rows,
         )
     return Quantisation()
 
