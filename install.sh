@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# BranchFit from a checkout: sets up what it needs in .venv beside this file, and touches nothing else.
+# BranchFit from a checkout: sets up what it needs in .venv beside this file (.venv-all and .venv-oldest for
+# test --all), and touches nothing else.
 #
 #   ./install.sh               set up the command in .venv
 #   ./install.sh demo          the main job, start to end, on an embedded Hub: no network, no GPU
@@ -11,20 +12,33 @@
 # python3.13, python3.10 that is Python 3.10 or newer).
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+self=${BASH_SOURCE[0]}
+while [ -L "$self" ]; do # called by a link: the checkout is where the file itself is
+  target=$(readlink "$self")
+  case $target in /*) self=$target ;; *) self=$(dirname "$self")/$target ;; esac
+done
+root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv="$root/.venv"
+all="$root/.venv-all"       # the one with torch
+oldest="$root/.venv-oldest" # the other end of every range
 
 say() { printf '%s\n' "branchfit: $*" >&2; }
 die() { say "$*"; exit 1; }
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
+runs() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
+
 find_python() {
   local candidate
-  for candidate in "${BRANCHFIT_PYTHON:-}" python3.11 python3 python3.12 python3.13 python3.10; do
-    [ -n "$candidate" ] || continue
+  if [ -n "${BRANCHFIT_PYTHON:-}" ]; then
+    runs "$BRANCHFIT_PYTHON" || die "BRANCHFIT_PYTHON=$BRANCHFIT_PYTHON is no Python 3.10 or newer that runs"
+    command -v "$BRANCHFIT_PYTHON"
+    return
+  fi
+  for candidate in python3.11 python3 python3.12 python3.13 python3.10; do
     # Version managers leave shims that exist and do not run, so the interpreter itself is asked.
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+    if runs "$candidate"; then
       command -v "$candidate"
       return
     fi
@@ -32,21 +46,26 @@ find_python() {
   die "no Python 3.10 or newer found; install one, or name it with BRANCHFIT_PYTHON=/path/to/python3"
 }
 
-# make_venv PYTHON FOLDER [OPTION...]
+# make_venv PYTHON FOLDER [OPTION...]: an environment with pip; one that somebody else made is never deleted
 make_venv() {
-  local python=$1 folder=$2
+  local python=$1 folder=$2 said
   shift 2
-  [ -x "$folder/bin/python" ] && "$folder/bin/python" -m pip --version >/dev/null 2>&1 && return
-  rm -rf "$folder"
-  "$python" -m venv "$@" "$folder" >/dev/null 2>&1 && return
+  if [ -e "$folder" ]; then
+    "$folder/bin/python" -m pip --version >/dev/null 2>&1 && return
+    [ -f "$folder/.branchfit" ] || die "$folder is there, has no pip and was not made by this script: move it away"
+    rm -rf "$folder"
+  fi
+  mkdir -p "$folder" || die "$folder cannot be made; is this folder writable?"
+  touch "$folder/.branchfit"
+  said=$("$python" -m venv "$@" "$folder" 2>&1) && return
   # Debian's python3 comes without ensurepip; a pip of 22.3 or newer can still fill an empty environment.
-  rm -rf "$folder"
   if "$python" -m venv --without-pip "$@" "$folder" >/dev/null 2>&1 &&
     "$python" -m pip --python "$folder/bin/python" install -q pip >/dev/null 2>&1; then
     return
   fi
   rm -rf "$folder"
-  die "$python cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv"
+  printf '%s\n' "$said" >&2
+  die "$python cannot make a virtual environment (its words are above). On Debian and Ubuntu: apt install python3-venv"
 }
 
 # install_into FOLDER STAMP PIP-ARGUMENT...: once for each state of pyproject.toml and arguments
@@ -79,22 +98,21 @@ run_tests() {
   shift
   export GPTQMODEL_CPU_WORKERS="${GPTQMODEL_CPU_WORKERS:-2}"
   if [ "${CI:-}" = true ]; then
-    make_venv "$python" "$venv"
+    make_venv "$python" "$all"
     # torch first: gptqmodel's build looks for the torch that is there.
-    install_into "$venv" .branchfit-torch torch==2.13.0
-    install_into "$venv" .branchfit-all -e "${root}[dev,gptq]" torch==2.13.0 gptqmodel==7.6.0 transformers==5.23.0 optimum==2.3.0
+    install_into "$all" .branchfit-torch torch==2.13.0
+    install_into "$all" .branchfit-all -e "${root}[dev,gptq]" \
+      torch==2.13.0 gptqmodel==7.6.0 transformers==5.23.0 optimum==2.3.0
   else
     # A torch that is already there is used: it is the largest download, and the one with the GPU's libraries.
     if "$python" -c 'import torch' >/dev/null 2>&1; then
-      make_venv "$python" "$venv" --system-site-packages
+      make_venv "$python" "$all" --system-site-packages
     else
-      make_venv "$python" "$venv"
+      make_venv "$python" "$all"
     fi
-    install_into "$venv" .branchfit-all -e "${root}[dev,gptq]"
+    install_into "$all" .branchfit-all -e "${root}[dev,gptq]"
   fi
-  BRANCHFIT_NEEDS_GPTQ=1 pytest_in "$venv" "$@"
-  # The other end of every range: what a webui of 2023 has installed.
-  local oldest="$root/.venv-oldest"
+  BRANCHFIT_NEEDS_GPTQ=1 pytest_in "$all" "$@"
   make_venv "$python" "$oldest"
   install_into "$oldest" .branchfit-test -e "${root}[dev]" -c "$root/tests/oldest.txt"
   say "once more with the oldest versions of every dependency"
@@ -107,14 +125,15 @@ main() {
     "")
       python=$(find_python)
       make_venv "$python" "$venv"
-      install_into "$venv" .branchfit -e "$root"
-      say "ready: $venv/bin/branchfit --help"
+      install_into "$venv" .branchfit-command -e "$root"
+      say "ready. Put it on your PATH for this shell with:  . '$venv/bin/activate'"
+      say "then:  branchfit --help"
       ;;
     demo)
       shift
       python=$(find_python)
       make_venv "$python" "$venv"
-      [ -f "$venv/.branchfit-test" ] || [ -f "$venv/.branchfit-all" ] || install_into "$venv" .branchfit -e "$root"
+      install_into "$venv" .branchfit-command -e "$root"
       exec "$venv/bin/branchfit" demo "$@"
       ;;
     test)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .. import installed as on_disk
-from ..download import DownloadPlan, Installed, folder_name, plan, pull
+from ..download import DownloadPlan, Installed, plan, pull
 from ..errors import BranchFitError, NothingFits, UsageError
 from ..hub import Hub, parse_repo
 from ..units import gb
@@ -256,7 +256,4 @@ def remove_command(name: str, to: Path | None, yes: bool, json_: bool) -> None:
 
 def find(folder: Path, name: str) -> Installed:
     """An installed model by folder name or by owner/name[:branch]. Raises NotInstalled."""
-    if "/" in name and not name.startswith((".", "/")):
-        ref = parse_repo(name)
-        name = folder_name(ref.repo, ref.branch or "main")
     return on_disk.find(folder, name)
