@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any, TypeVar
 
 from branchfit.demo.server import LoopbackHub, Request
 from branchfit.download import Event, Installed, pull
+from branchfit.download.places import STAGING_NAME
+from branchfit.download.staging import Staging
 from branchfit.hub import Hub
 
 REPO = "TheBloke/Tiny-GPTQ"
@@ -51,7 +55,7 @@ class World:
 
     @property
     def staging(self) -> Path:
-        return self.models_dir.parent / ".branchfit-staging" / FOLDER
+        return Staging(self.models_dir.parent / STAGING_NAME, self.target).folder
 
     def serve(self, files: Mapping[str, bytes | Path], branch: str = BRANCH) -> str:
         """Move `branch` to a commit of these files; return the commit."""
@@ -84,6 +88,38 @@ def a_world(tmp_path: Path) -> Iterator[World]:
         world = World(server, hub, models_dir)
         world.serve(FILES)
         yield world
+
+
+_KILLED_PULL = """
+import os, sys
+from pathlib import Path
+from branchfit.download import pull
+from branchfit.download.staging import Staging
+from branchfit.hub import Hub
+
+def kill_at(owner, method, when=lambda *arguments: True):
+    real = getattr(owner, method)
+    def reached(*arguments, **options):
+        if when(*arguments):
+            os._exit(9)
+        return real(*arguments, **options)
+    setattr(owner, method, reached)
+
+endpoint, cache, repo, branch, models, where = sys.argv[1:]
+{
+    "between the renames": lambda: kill_at(Path, "rename", lambda path, to: path.name == "files"),
+    "after the renames": lambda: kill_at(Staging, "drop"),
+    "before clearing": lambda: kill_at(Staging, "clear"),
+}[where]()
+pull(Hub(endpoint=endpoint, cache_dir=Path(cache)), repo, branch, Path(models), latest=True)
+"""
+
+
+def pull_killed(world: World, where: str) -> None:
+    """A `--latest` pull in a process of its own that dies, without a chance to tidy, where it is said."""
+    arguments = [world.server.endpoint, str(world.hub.cache_dir), REPO, BRANCH, str(world.models_dir), where]
+    done = subprocess.run([sys.executable, "-c", _KILLED_PULL, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
 
 
 def contents(folder: Path) -> dict[str, bytes]:

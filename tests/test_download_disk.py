@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from branchfit.download.disk import delete_tree, open_regular, space_for
+from branchfit.download.disk import delete_tree, open_regular, space_for, write_error
 from branchfit.download.events import Note
+from branchfit.download.staging import Staging
 from branchfit.errors import DownloadError, NoSpace
-from downloads import FILES, FOLDER, MIB, World, a_world, contents
+from branchfit.installed import remove
+from downloads import FILES, MIB, World, a_world, contents
 
 needs_mount = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="needs Linux and root, to mount file systems of its own"
@@ -119,11 +123,12 @@ def test_a_staging_folder_that_is_given_is_used(world: World, tmp_path: Path) ->
     world.server.cut_after(MIB, "cdn GET", times=None)
     with pytest.raises(DownloadError):
         world.pull(staging_dir=tmp_path / "given", retry_waits_s=())
-    assert (tmp_path / "given" / FOLDER / "parts").is_dir()
+    assert (Staging(tmp_path / "given", world.target).folder / "parts").is_dir()
     assert not world.staging.parent.exists()
     world.server.clear_faults()
     world.pull(staging_dir=tmp_path / "given")
     assert contents(world.target) == FILES
+    assert list((tmp_path / "given").iterdir()) == []
 
 
 @needs_mount
@@ -131,7 +136,7 @@ def test_where_the_folder_above_is_closed_the_cache_folder_serves(world: World) 
     above = world.models_dir.parent
     # A closed folder stops everybody but root; run as nobody, who owns the models folder and the cache alone.
     script = (
-        "import os, sys; from pathlib import Path; from branchfit.download.staging import staging_root\n"
+        "import os, sys; from pathlib import Path; from branchfit.download.places import staging_root\n"
         "os.setgid(65534); os.setuid(65534); print(staging_root(Path(sys.argv[1])))"
     )
     cache = Path(os.environ["BRANCHFIT_CACHE"])
@@ -192,3 +197,54 @@ def test_a_named_pipe_is_no_file_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="no plain file"):
         open_regular(tmp_path / "pipe", "rb")
+
+
+@needs_mount
+def test_a_model_can_be_removed_from_a_disk_without_a_byte_left(
+    world: World, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount("-o", "remount,size=8m", str(small_disk))
+    monkeypatch.setenv("BRANCHFIT_CACHE", str(small_disk / "cache"))
+    world.pull()
+    with (small_disk / "fill").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(b"0" * 4096)
+    assert remove(world.target) > 3 * MIB
+    assert list(world.models_dir.iterdir()) == []
+
+
+@needs_mount
+@pytest.mark.parametrize("cache", ["elsewhere", "on the disk"])
+def test_a_model_can_be_removed_from_a_disk_without_an_inode_left(
+    world: World, small_disk: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    mount("-o", "remount,size=8m,nr_inodes=60", str(small_disk))
+    world.pull()
+    if cache == "on the disk":
+        monkeypatch.setenv("BRANCHFIT_CACHE", str(small_disk / "cache"))
+    with contextlib.suppress(OSError):
+        for number in range(100):
+            (small_disk / f"fill {number}").touch()
+    assert remove(world.target) > 3 * MIB
+    assert list(world.models_dir.iterdir()) == []
+
+
+@needs_mount
+def test_a_disk_without_inodes_for_the_files_is_told_before_the_first_byte(world: World, small_disk: Path) -> None:
+    mount("-o", "remount,size=8m,nr_inodes=14", str(small_disk))
+    # 14, less the two folders there: the disk's own and the models folder.
+    with pytest.raises(DownloadError, match="20 inodes needed, 12 free"):
+        world.pull()
+    assert not world.fetches()
+    assert list(world.models_dir.iterdir()) == []
+
+
+def test_a_disk_that_refuses_with_bytes_free_is_not_said_to_have_none(tmp_path: Path) -> None:
+    refused = OSError(errno.ENOSPC, "No space left on device")
+    error = write_error(refused, tmp_path / "x", 1000, 5000)
+    assert not isinstance(error, NoSpace)
+    assert "5,000 bytes are free" in str(error)
+    assert "inodes" in str(error)
+    full = write_error(refused, tmp_path / "x", 5000, 1000)
+    assert isinstance(full, NoSpace)
+    assert (full.needed_bytes, full.free_bytes) == (5000, 1000)

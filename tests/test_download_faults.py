@@ -27,7 +27,8 @@ from branchfit.errors import (
     TransferBroken,
 )
 from branchfit.hub import Body, Hub
-from downloads import BRANCH, FILES, FOLDER, MIB, REPO, World, a_world, contents, flip, noise, sha256
+from branchfit.installed import remove
+from downloads import BRANCH, FILES, MIB, REPO, World, a_world, contents, flip, noise, sha256
 
 WEIGHTS = "model.safetensors"
 SIZE = len(FILES[WEIGHTS])
@@ -334,12 +335,16 @@ def test_a_link_planted_as_a_part_is_not_written_through(world: World, outside: 
     assert (outside / "precious").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("name", [f"{FOLDER}.lock", f"{FOLDER}.pid"])
-def test_a_link_planted_as_the_lock_is_not_written_through(world: World, outside: Path, name: str) -> None:
-    world.staging.parent.mkdir()
-    (world.staging.parent / name).symlink_to(outside / "precious")
+@pytest.mark.parametrize("suffix", [".lock", ".pid"])
+def test_a_link_planted_as_the_lock_is_not_written_through(
+    world: World, outside: Path, own_folders: Path, suffix: str
+) -> None:
+    world.pull()
+    (lock,) = (own_folders / "branchfit-cache" / "locks").iterdir()
+    lock.unlink()
+    lock.with_suffix(suffix).symlink_to(outside / "precious")
     with pytest.raises(DownloadError, match="is a link"):
-        world.pull()
+        remove(world.target)
     assert (outside / "precious").read_bytes() == b"precious"
 
 
@@ -436,7 +441,7 @@ def test_two_processes_fetch_a_branch_once(world: World) -> None:
 
 
 def test_a_pull_of_a_folder_at_work_waits_or_says_who_it_is(world: World) -> None:
-    staging = Staging(world.staging.parent, FOLDER)
+    staging = Staging(world.staging.parent, world.target)
     done: list[str] = []
     with staging.locked():
         with pytest.raises(DownloadError, match=f"pid {os.getpid()}"):
@@ -457,22 +462,3 @@ def test_a_pull_of_a_folder_at_work_waits_or_says_who_it_is(world: World) -> Non
     second.join(60)
     assert done == [BRANCH]
     assert contents(world.target) == FILES
-
-
-def test_a_swap_killed_between_its_two_renames_is_undone(world: World) -> None:
-    old = world.pull()
-    world.staging.mkdir()
-    world.target.rename(world.staging / "old")
-    world.server.requests.clear()
-    assert world.pull() == old
-    assert contents(world.target) == FILES
-    assert not world.fetches()
-
-
-def test_a_former_folder_left_by_a_killed_swap_is_cleared(world: World) -> None:
-    world.pull()
-    (world.staging / "old").mkdir(parents=True)
-    (world.staging / "old" / "x").write_bytes(b"old")
-    world.serve({**FILES, "new.txt": b"new"})
-    world.pull(latest=True)
-    assert not world.staging.exists()

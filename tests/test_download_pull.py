@@ -22,6 +22,7 @@ from branchfit.download.events import (
     Started,
 )
 from branchfit.errors import BranchNotFound, DownloadError, NoSpace, RefusedFiles, UsageError
+from branchfit.installed import verify
 from downloads import BRANCH, FILES, FOLDER, MIB, REPO, World, a_world, contents, flip, noise, sha256
 
 
@@ -79,7 +80,10 @@ def test_a_second_pull_asks_for_the_listing_and_nothing_else(world: World) -> No
     assert {path: path.stat().st_mtime_ns for path in [world.target, *world.target.rglob("*")]} == stamp
 
 
-def test_progress_is_told_per_file_and_overall_and_ends_at_the_whole(world: World) -> None:
+def test_progress_is_told_per_file_and_overall_and_ends_at_the_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("branchfit.download.events.TELL_S", 0.0)
     world.pull()
     total = sum(map(len, FILES.values()))
     steps = world.of(Progress)
@@ -122,10 +126,12 @@ def test_the_commit_is_pinned_when_the_branch_moves_during_the_pull(world: World
 
 
 def test_pickles_and_code_are_not_fetched_and_that_is_said(world: World) -> None:
-    world.serve({**FILES, "pytorch_model.bin": b"\x80\x04.", "modeling.py": b"import os", "branchfit.lock.json": b"{}"})
+    own = {"branchfit.lock.json": b"{}", "branchfit.lock.json.new": b"{}"}
+    world.serve({**FILES, "pytorch_model.bin": b"\x80\x04.", "modeling.py": b"import os", **own})
     installed = world.pull()
     assert contents(world.target) == FILES
-    assert {event.path for event in world.of(LeftOut)} == {"pytorch_model.bin", "modeling.py", "branchfit.lock.json"}
+    assert {event.path for event in world.of(LeftOut)} == {"pytorch_model.bin", "modeling.py", *own}
+    assert verify(installed).ok
     assert {file.path: file.reason for file in installed.left_out} == {e.path: e.reason for e in world.of(LeftOut)}
     assert read_lock(world.target) == installed
     assert not [one for one in world.fetches() if "modeling" in one.path or "pytorch_model" in one.path]
@@ -239,7 +245,7 @@ def test_a_damaged_folder_gets_back_what_is_missing(world: World) -> None:
     (world.target / "README.md").write_bytes(b"cut")
     world.server.requests.clear()
     world.pull()
-    assert contents(world.target) == FILES
+    assert contents(world.target) == {**FILES, "README.md.edited-1": b"cut"}
     assert {Path(one.path).name for one in world.fetches()} == {"config.json", "README.md"}
 
 

@@ -8,40 +8,51 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .download.disk import delete_tree, is_plain, is_plain_folder, plain_path, walk
-from .download.events import Event, FileBad, FileStarted, FileVerified, OnEvent, Progress
-from .download.hashing import expected_hash, hash_file, hash_name
+from .download.disk import NO_SPACE, delete_tree, is_plain, walk
 from .download.lockfile import BadLock, Installed, LockedFile, has_lock, read_lock
+from .download.locks import Busy, hold
 from .download.names import LOCK_NAME
-from .download.staging import STAGING_NAME, Staging, staging_root
-from .errors import DownloadError, NotInstalled, UsageError
+from .download.places import STAGING_NAME, staging_root
+from .download.planning import resolved
+from .download.staging import Staging, all_left_behind, left_behind
+from .download.unfinished import Unfinished, discard, unfinished
+from .download.verifying import BadFile, VerifyReport, verify
+from .errors import DownloadError, NotInstalled
 
 __all__ = [
     "BadFile",
     "Installed",
     "Inventory",
     "LockedFile",
+    "Unfinished",
     "UnknownFolder",
     "VerifyReport",
+    "discard",
     "disk_use_bytes",
     "find",
     "installed",
     "remove",
     "scan",
+    "unfinished",
     "verify",
 ]
 
 
 @dataclass(frozen=True)
 class UnknownFolder:
-    """A folder in the models folder that BranchFit did not make, or whose lock cannot be read."""
+    """A folder in the models folder that is no model of BranchFit's as it stands.
+
+    `broken` tells what was one (its lock cannot be read, an update of it was interrupted) from what
+    never was.
+    """
 
     folder: Path
     reason: str
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,39 +63,15 @@ class Inventory:
     unknown: tuple[UnknownFolder, ...]
 
 
-@dataclass(frozen=True)
-class BadFile:
-    """A file that is not what the Hub published. `actual` is its hash, or a word for what is there instead."""
-
-    path: str
-    expected: str
-    actual: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `verify` found. `extra` are files the pull did not bring; they are reported and do no harm."""
-
-    installed: Installed
-    checked_bytes: int
-    bad: tuple[BadFile, ...]
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """True when every file is there and has the Hub's hash."""
-        return not self.bad and not self.missing
-
-
-def scan(models_dir: Path) -> Inventory:
+def scan(models_dir: Path, staging_dir: Path | None = None) -> Inventory:
     """All folders in `models_dir` (none where it is missing), from their locks alone: no model file is read.
 
-    Raises `DownloadError` where the folder cannot be listed.
+    A model whose update was killed between the two renames of its swap is put back first. Raises
+    `DownloadError` where the folder cannot be listed.
     """
     models_dir = models_dir.expanduser()
     known: list[Installed] = []
-    unknown: list[UnknownFolder] = []
+    unknown = _recover(models_dir, staging_dir)
     try:
         folders = sorted(path for path in models_dir.iterdir() if path.is_dir() and path.name != STAGING_NAME)
     except FileNotFoundError:
@@ -92,76 +79,54 @@ def scan(models_dir: Path) -> Inventory:
     except OSError as error:
         raise DownloadError(f"{models_dir} cannot be listed: {error.strerror or error}.") from error
     for folder in folders:
+        if folder in unknown:
+            continue
         if not has_lock(folder):
-            unknown.append(UnknownFolder(folder, f"no {LOCK_NAME}: not made by BranchFit"))
+            unknown[folder] = UnknownFolder(folder, f"no {LOCK_NAME}: not made by BranchFit")
             continue
         try:
             known.append(read_lock(folder))
         except BadLock as error:
-            unknown.append(UnknownFolder(folder, f"its {LOCK_NAME} cannot be read: {error.reason}"))
-    return Inventory(tuple(known), tuple(unknown))
+            unknown[folder] = UnknownFolder(folder, f"its {LOCK_NAME} cannot be read: {error.reason}", broken=True)
+    return Inventory(tuple(known), tuple(unknown[folder] for folder in sorted(unknown)))
 
 
-def installed(models_dir: Path) -> list[Installed]:
-    """The models BranchFit put into `models_dir`, by folder name. Raises as `scan` does."""
-    return list(scan(models_dir).installed)
+def installed(models_dir: Path, staging_dir: Path | None = None) -> list[Installed]:
+    """The models BranchFit put into `models_dir`, by folder name. Does and raises as `scan`."""
+    return list(scan(models_dir, staging_dir).installed)
 
 
-def find(models_dir: Path, name: str) -> Installed:
-    """The model of that folder name, `repo:branch`, or `repo` (its main branch, or the only one there is).
+def find(models_dir: Path, name: str, staging_dir: Path | None = None) -> Installed:
+    """The model of that folder name, or, with a slash in it, of that `owner/name` or `owner/name:branch`.
 
-    Spelling first, then without regard to case. Raises `NotInstalled`, which names what is there;
-    `UsageError` where `repo` has several branches and none is main; `BadLock` for a folder of that
-    name whose lock cannot be read.
+    A repo and a branch are looked for in the locks, never made into a folder name: two repos can have
+    the same. Spelling first, then without regard to case. Raises `NotInstalled`, which names what is
+    there (of several branches of a repo, each as `repo:branch`); `BadLock` for a folder of that name
+    whose lock cannot be read, `DownloadError` for one with an update that could not be undone.
     """
-    known = installed(models_dir)
+    inventory = scan(models_dir, staging_dir)
+    known = inventory.installed
+    if "/" in name:
+        repo, _, branch = name.partition(":")
+        of_repo: list[Installed] = []
+        for fold in (str, str.casefold):
+            of_repo = of_repo or [one for one in known if fold(one.repo) == fold(repo)]
+            found = [one for one in of_repo if not branch or fold(one.branch) == fold(branch)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise NotInstalled(name, models_dir, _names(found))
+        raise NotInstalled(name, models_dir, _names(of_repo or known))
     for fold in (str, str.casefold):
-        wanted = fold(name)
-        exact = [one for one in known if wanted in (fold(one.name), fold(f"{one.repo}:{one.branch}"))]
-        of_repo = [one for one in known if fold(one.repo) == wanted]
-        found = exact or [one for one in of_repo if one.branch == "main"] or of_repo
-        if len(found) > 1:
-            raise UsageError(
-                f"{name} is several models: {', '.join(f'{one.repo}:{one.branch}' for one in found)}. Name one."
-            )
-        if found:
+        found = [one for one in known if fold(one.name) == fold(name)]
+        if len(found) == 1:
             return found[0]
-    folder = models_dir.expanduser() / name
-    if name and folder.parent == models_dir.expanduser() and has_lock(folder):
-        read_lock(folder)  # says what is wrong with it
+    for broken in inventory.unknown:
+        if broken.broken and broken.folder.name == name:
+            if has_lock(broken.folder):
+                read_lock(broken.folder)  # says what is wrong with it, if that is what is
+            raise DownloadError(f"{broken.folder}: {broken.reason}")
     raise NotInstalled(name, models_dir, [one.name for one in known])
-
-
-def verify(model: Installed, on_event: OnEvent | None = None) -> VerifyReport:
-    """Hash every file of a model and compare with what the Hub said when it was pulled; changes nothing.
-
-    A link in a file's place is bad, wherever it points. `on_event` gets `FileStarted`, `Progress`, and
-    `FileVerified` or `FileBad` for each file. Raises `DownloadError` where the folder cannot be read.
-    """
-    tell = on_event or _ignore
-    bad: list[BadFile] = []
-    missing: list[str] = []
-    checked_bytes = 0
-    for file in model.files:
-        place = plain_path(model.folder, file.path)
-        if place is None or not (place.exists() or place.is_symlink()):
-            missing.append(file.path)
-            continue
-        tell(FileStarted(file.path, 0, file.size_bytes))
-        actual = _actual(place, file, _overall(tell, file, checked_bytes, model.size_bytes))
-        expected = expected_hash(file)
-        checked_bytes += file.size_bytes
-        if actual == expected:
-            tell(FileVerified(file.path, file.size_bytes, hash_name(file), expected))
-        else:
-            bad.append(BadFile(file.path, expected, actual))
-            tell(FileBad(file.path, expected, actual))
-    own = {file.path for file in model.files} | {LOCK_NAME}
-    try:
-        extra = sorted(relative for relative, _ in walk(model.folder) if relative not in own)
-    except OSError as error:
-        raise DownloadError(f"{model.folder} cannot be listed: {error.strerror or error}.") from error
-    return VerifyReport(model, checked_bytes, tuple(bad), tuple(missing), tuple(extra))
 
 
 def disk_use_bytes(model: Installed) -> int:
@@ -173,87 +138,95 @@ def remove(model: Installed | Path, *, force: bool = False, staging_dir: Path | 
     """Delete a model (or a folder, given by its path); return the bytes of disk given back.
 
     It leaves the models folder in one step, so that the webui never lists half of it, and is deleted
-    beside it. Links inside are deleted, what they point at is not; of a folder that is a link itself,
-    only the link goes. Raises `NotInstalled` where nothing is there; `DownloadError` for a folder
-    without a readable lock (unless `force`), one that another BranchFit is at work on, or one that
-    will not go.
+    beside it, with what lies there of it already. Links inside are deleted, what they point at is not;
+    of a folder that is a link itself, only the link goes. Raises `NotInstalled` where nothing is there;
+    `DownloadError` for a folder without a readable lock (unless `force`), one that another BranchFit is
+    at work on, or one that will not go.
     """
     folder = (model if isinstance(model, Path) else model.folder).expanduser().absolute()
-    if not folder.is_symlink() and not folder.is_dir():
-        raise NotInstalled(folder.name, folder.parent, [one.name for one in installed(folder.parent)])
-    if not force:
-        if not has_lock(folder):
-            raise DownloadError(
-                f"{folder} was not made by BranchFit (it has no {LOCK_NAME}): remove it yourself, or force it."
-            )
-        read_lock(folder)
+    if not folder.parent.is_dir():
+        raise NotInstalled(folder.name, folder.parent, [])
+    target = resolved(folder.parent) / folder.name
     try:
-        if folder.is_symlink():
-            folder.unlink()
+        if target.is_symlink():
+            _check_lock(target, force)
+            target.unlink()
             return 0
-        staging = _staging_for(folder, staging_dir)
-        if staging is None:
-            return _remove_in_place(folder)
-        with staging.locked(wait=False):
-            return _remove_aside(folder, staging)
+        staging = _staging_for(target, staging_dir)
+        with hold(target, staging.root if staging else None, wait=False, required=False):
+            return _remove(target, force, staging, left_behind(target, staging_dir))
     except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
         raise DownloadError(
-            f"{folder} could not be removed: {error.strerror or error} ({error.filename}). Is a program using it? Try "
-            f"again."
+            f"{target} could not be removed: {error.strerror or error}{where}. Is a program using it? Try again."
         ) from error
 
 
-def _remove_aside(folder: Path, staging: Staging) -> int:
-    staging.folder.mkdir(exist_ok=True)
-    aside = staging.folder / "removed"
-    freed_bytes = delete_tree(aside)  # of a remove that was killed
-    folder.rename(aside)
-    freed_bytes += delete_tree(aside)
-    with contextlib.suppress(OSError):  # an unfinished download lies in it too
-        staging.folder.rmdir()
-    return freed_bytes
+def _remove(target: Path, force: bool, staging: Staging | None, others: Sequence[Staging]) -> int:
+    """Under the lock: delete the target, and every staging folder of it."""
+    for one in [staging, *others]:
+        if one is not None:
+            one.check()
+    freed_bytes = sum(one.recover() for one in others)
+    if not target.is_dir():
+        raise NotInstalled(target.name, target.parent, [one.name for one in installed(target.parent)])
+    _check_lock(target, force)
+    try:
+        freed_bytes += staging.drop(target) if staging else _remove_in_place(target)
+    except OSError as error:
+        if error.errno not in NO_SPACE or not target.is_dir():
+            raise
+        freed_bytes += _remove_in_place(target)  # so full that nothing can be made beside it, not even a folder
+    emptied = {one.folder: one for one in [staging, *others] if one is not None}
+    return freed_bytes + sum(one.clear() for one in emptied.values())
+
+
+def _check_lock(folder: Path, force: bool) -> None:
+    """Raise `DownloadError` for a folder that BranchFit did not make."""
+    if force:
+        return
+    if not has_lock(folder):
+        raise DownloadError(
+            f"{folder} was not made by BranchFit (it has no {LOCK_NAME}): remove it yourself, or force it."
+        )
+    read_lock(folder)
 
 
 def _remove_in_place(folder: Path) -> int:
     """Where nothing beside the models folder can be written: the lock goes last, so that it can be run again."""
-    freed_bytes = 0
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name != LOCK_NAME]
-    for name in names:
-        freed_bytes += delete_tree(folder / name)
+    freed_bytes = sum(delete_tree(folder / name) for name in names)
     return freed_bytes + delete_tree(folder)
 
 
-def _staging_for(folder: Path, staging_dir: Path | None) -> Staging | None:
+def _staging_for(target: Path, staging_dir: Path | None) -> Staging | None:
     try:
-        return Staging(staging_root(folder.parent.resolve(), staging_dir), folder.name)
+        return Staging(staging_root(target.parent, staging_dir), target)
     except DownloadError:
         if staging_dir is not None:
             raise
         return None
 
 
-def _actual(place: Path, file: LockedFile, told: Callable[[int], None]) -> str:
-    """The hash of what is in a file's place, or a word for what cannot be hashed."""
-    if place.is_symlink():
-        return "a link"
-    if is_plain_folder(place):
-        return "a folder"
-    try:
-        size_bytes = place.lstat().st_size
-        if size_bytes != file.size_bytes:
-            return f"{size_bytes:,} bytes instead of {file.size_bytes:,}"
-        return hash_file(place, file, on_bytes=told).actual
-    except OSError as error:
-        return f"unreadable ({error.strerror or error})"
+def _recover(models_dir: Path, staging_dir: Path | None) -> dict[Path, UnknownFolder]:
+    """Put back what a killed swap took away; by folder, what could not be."""
+    failed = {}
+    if models_dir.is_dir():
+        for staging in all_left_behind(resolved(models_dir), staging_dir):
+            if not staging.old.is_dir():
+                continue
+            folder = models_dir / staging.target.name
+            try:
+                with contextlib.suppress(Busy), staging.locked(wait=False):  # busy: the swap goes on this moment
+                    staging.recover()
+            except (DownloadError, OSError) as error:
+                reason = f"an update of it was interrupted, and could not be undone: {error}"
+                failed[folder] = UnknownFolder(folder, reason, broken=True)
+    return failed
 
 
-def _overall(tell: OnEvent, file: LockedFile, before_bytes: int, total_bytes: int) -> Callable[[int], None]:
-    def told(done_bytes: int) -> None:
-        tell(Progress(file.path, done_bytes, file.size_bytes, before_bytes + done_bytes, total_bytes))
-
-    return told
-
-
-def _ignore(event: Event) -> None:
-    """For callers that want no events."""
+def _names(models: Sequence[Installed]) -> list[str]:
+    """`repo:branch` of each; of copies of one, the folders."""
+    named = [f"{one.repo}:{one.branch}" for one in models]
+    return named if len(set(named)) == len(named) else [one.name for one in models]

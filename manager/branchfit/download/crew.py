@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from .events import Event, FileStarted, OnEvent, Progress
 from .lockfile import LockedFile
-from .transfer import Stopped
+from .staging import Stopped
 
 WORKERS = 4
 """Files at once. The webui's own downloader uses four threads; a quantised branch has one to four large files."""
@@ -20,7 +20,9 @@ POLL_S = 0.2
 """How long the caller's thread waits unbroken: Windows delivers Ctrl-C only between waits."""
 
 JOIN_S = 2.0
-"""How long a stop waits for workers that sit in a read. They write nothing after it, and end by their own timeout."""
+"""How long a stop waits for workers that sit in a read or an fsync, which end in their own time.
+
+Those can change nothing once the folder's lock is given back: `Staging.writing` is closed to them then."""
 
 
 class Crew:

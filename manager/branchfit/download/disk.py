@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +19,8 @@ BLOCK_BYTES = 4096
 OVERHEAD_BYTES = 2**20
 """Room for the journal, the lock file and folders: 10,000 files make about 2 MB of them, 15 files some KB."""
 
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""A full disk, one without inodes left, and a quota used up."""
 
 
 def space_for(sizes_bytes: list[int]) -> int:
@@ -36,11 +38,11 @@ def existing_ancestor(path: Path) -> Path:
     return path
 
 
-def open_regular(path: Path, mode: str) -> BinaryIO:
+def open_regular(path: Path, mode: str, buffering: int = -1) -> BinaryIO:
     """Open a regular file (`rb`, `r+b`, or `wb` to make one anew), never through a link.
 
     Raises `OSError` where the last part of `path` is a link or anything but a regular file, or, for
-    writing, has a second name elsewhere that would be written too.
+    writing, has a second name elsewhere that would be written too. `buffering` is that of `open`.
     """
     flags = {"rb": os.O_RDONLY, "r+b": os.O_RDWR, "wb": os.O_RDWR | os.O_CREAT | os.O_EXCL}[mode]
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):  # NONBLOCK: a FIFO must not hang
@@ -52,7 +54,7 @@ def open_regular(path: Path, mode: str) -> BinaryIO:
     if not stat.S_ISREG(found.st_mode) or (mode != "rb" and found.st_nlink > 1):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no plain file of its own", str(path))
-    return os.fdopen(descriptor, "wb" if mode == "wb" else mode)  # type: ignore[return-value]
+    return os.fdopen(descriptor, mode, buffering)  # type: ignore[return-value]
 
 
 def is_plain(path: Path) -> bool:
@@ -71,6 +73,14 @@ def is_plain_folder(path: Path) -> bool:
         return False
     # FILE_ATTRIBUTE_REPARSE_POINT: a junction reads as a folder to lstat before Python 3.12.
     return stat.S_ISDIR(found.st_mode) and not getattr(found, "st_file_attributes", 0) & 0x400
+
+
+def is_vacant(path: Path) -> bool:
+    """True where nothing is, or an empty folder that is no link."""
+    if is_plain_folder(path):
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    return not (path.is_symlink() or path.exists())
 
 
 def plain_path(base: Path, relative: str) -> Path | None:
@@ -125,6 +135,36 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield relative, entry.stat(follow_symlinks=False)
 
 
+def folders(base: Path) -> Iterator[str]:
+    """The plain folders below a folder, each before what it holds; as relative paths with '/'."""
+    pending = [""]
+    for prefix in pending:  # grows while it is walked
+        with os.scandir(base / prefix) as entries:
+            names = sorted(entry.name for entry in entries if is_plain_folder(base / prefix / entry.name))
+        found = [f"{prefix}/{name}" if prefix else name for name in names]
+        pending += found
+        yield from found
+
+
+def can_link(existing: Path, folder: Path) -> bool:
+    """True where a second name for `existing` can be made in `folder`; it is made, and removed at once."""
+    name = folder / f".branchfit-link-{os.getpid()}-{threading.get_ident()}"
+    try:
+        os.link(existing, name)
+    except OSError:
+        return False
+    name.unlink()
+    return True
+
+
+def free_inodes(path: Path) -> int | None:
+    """How many more files the file system at `path` takes; None where it sets no number, or does not tell."""
+    if not hasattr(os, "statvfs"):
+        return None
+    found = os.statvfs(path)
+    return found.f_favail if found.f_files else None  # btrfs makes inodes as it goes, and says 0
+
+
 def delete_tree(path: Path) -> int:
     """Delete a file, a link (never what it points at) or a folder; return the bytes of disk given back.
 
@@ -141,26 +181,23 @@ def delete_tree(path: Path) -> int:
             return 0
         path.unlink()
         return found.st_size if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
-    freed = 0
-    folders = [path]
-    for folder in folders:  # grows while it is walked; parents come before what they hold
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
-            if is_plain_folder(folder / name):
-                folders.append(folder / name)
-            else:
-                freed += delete_tree(folder / name)
-    for folder in reversed(folders):
-        folder.rmdir()
+    freed = sum(delete_tree(path / relative) for relative, _ in list(walk(path)))
+    for folder in reversed(list(folders(path))):
+        (path / folder).rmdir()
+    path.rmdir()
     return freed
 
 
 def write_error(error: OSError, path: Path, missing_bytes: int, free_bytes: int) -> DownloadError:
     """The error to raise when writing `path` failed with `missing_bytes` still to come."""
-    if error.errno in _NO_SPACE:
-        # A quota, or space freed meanwhile, can leave `free` larger than what was refused.
-        return NoSpace(path.parent, missing_bytes, free_bytes if free_bytes < missing_bytes else 0)
+    if error.errno in NO_SPACE:
+        if free_bytes < missing_bytes:
+            return NoSpace(path.parent, missing_bytes, free_bytes)
+        return DownloadError(
+            f"{path} could not be made: the disk takes no more, though {free_bytes:,} bytes are free and "
+            f"{missing_bytes:,} are needed. Its inodes are used up (`df -i` tells), or a quota is. What was fetched "
+            f"is kept."
+        )
     if error.errno == errno.EFBIG:
         return DownloadError(f"the file system under {path.parent} takes no file as large as {path.name} is to become.")
     return DownloadError(f"{path} could not be made: {error.strerror or error}. What was fetched is kept.")

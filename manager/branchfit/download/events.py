@@ -7,6 +7,7 @@ their own names, sizes as integer bytes, folders as text.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -58,7 +59,7 @@ class LeftOut(Event):
 
 @dataclass(frozen=True)
 class Checking(Event):
-    """What is on disk of a file is being hashed; it counts as done already, unless it turns out wrong."""
+    """What is on disk of a file is being compared; it counts as done already, unless it turns out wrong."""
 
     path: str
     done_bytes: int
@@ -145,3 +146,21 @@ class Finished(Event):
 
 
 OnEvent = Callable[[Event], None]
+
+TELL_S = 0.1
+"""How often a file's bytes are told: as smooth as a bar need be, and few enough to keep as lines."""
+
+
+class Pace:
+    """Says when a file's bytes are worth an event: at the first, at the last, and every `TELL_S` between."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
+        self._told_s: float | None = None
+
+    def due(self, done_bytes: int) -> bool:
+        now = time.monotonic()
+        if self._told_s is not None and done_bytes < self._total_bytes and now - self._told_s < TELL_S:
+            return False
+        self._told_s = now
+        return True

@@ -47,7 +47,7 @@ class FileHash:
             self._hash = hashlib.sha1(b"blob %d\0" % self._file.size_bytes, usedforsecurity=False)
         self.done_bytes = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self.done_bytes += len(data)
 
@@ -72,16 +72,14 @@ def hash_name(file: Hashed) -> str:
     return "sha256" if file.sha256 is not None else "git blob id"
 
 
-def hash_file(
-    path: Path, file: Hashed, limit_bytes: int | None = None, on_bytes: Callable[[int], None] | None = None
-) -> FileHash:
-    """Hash a regular file on disk (its first `limit_bytes`) as the Hub would.
+def hash_file(path: Path, file: Hashed, on_bytes: Callable[[int], None] | None = None) -> FileHash:
+    """Hash a regular file on disk as the Hub would.
 
     `on_bytes` is told the bytes done after each chunk; what it raises ends the reading. Raises
     `OSError` where `path` cannot be read, is a link, or is no regular file.
     """
     digest = FileHash(file)
-    left = file.size_bytes + 1 if limit_bytes is None else limit_bytes  # one more byte tells a longer file
+    left = file.size_bytes + 1  # one more byte tells a longer file
     with open_regular(path, "rb") as stream:
         while left > 0:
             chunk = stream.read(min(CHUNK_BYTES, left))

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import BranchFitError, DownloadError
 from .disk import open_regular, sync
-from .names import LOCK_NAME, folder_name, is_commit, refused_names
+from .names import FRESH_LOCK_NAME, LOCK_NAME, folder_name, is_commit, is_weights, refused_names
 
 LOCK_VERSION = 1
 MAX_LOCK_BYTES = 16 * 2**20
@@ -98,7 +98,7 @@ def write_lock(installed: Installed, folder: Path) -> None:
         "pulled_at": installed.pulled_at.astimezone(timezone.utc).isoformat(timespec="seconds"),
         "branchfit": installed.branchfit,
     }
-    fresh = folder / (LOCK_NAME + ".new")
+    fresh = folder / FRESH_LOCK_NAME
     fresh.unlink(missing_ok=True)
     with open_regular(fresh, "wb") as stream:
         stream.write(json.dumps(content, indent=1).encode() + b"\n")
@@ -154,6 +154,7 @@ def _installed(folder: Path, content: Any) -> Installed:
     folder_name(repo, branch)
     _expect(is_commit(commit), f"{commit!r} is no commit")
     refused = refused_names(files, folder)
+    _expect(any(is_weights(file.path) for file in files), "it names no weights")
     _expect(not refused, "; ".join(f"{path!r}: {reason}" for path, reason in refused[:3]))
     template = content["template"]
     _expect(template is None or isinstance(template, dict), "its template is no JSON object")

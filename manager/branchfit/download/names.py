@@ -20,6 +20,9 @@ from ..errors import RefusedFiles, UsageError
 LOCK_NAME = "branchfit.lock.json"
 """BranchFit's own record beside a model; a repo's file of that name is left out."""
 
+FRESH_LOCK_NAME = LOCK_NAME + ".new"
+"""The record while it is written; left out too."""
+
 MAX_FILES = 10_000
 """The Hub itself advises fewer than 100,000 files a repo and 10,000 a folder; a quantised model has about 15."""
 
@@ -32,9 +35,9 @@ MAX_FILE_BYTES = 16 * 2**40
 MAX_COMPONENT_BYTES = 255
 """NAME_MAX of Linux and macOS; NTFS allows 255 UTF-16 units, which is never less."""
 
-MAX_PATH_BYTES = 1024 if os.name != "nt" else 240
+MAX_PATH_BYTES = 1024 if os.name != "nt" else 230
 """Whole path on disk. PATH_MAX is 4096 on Linux and 1024 on macOS; Windows' MAX_PATH is 260, less
-twenty for the longer name of the staging folder a file passes through."""
+thirty for the longer name of the staging folder a file passes through."""
 
 # CreateFile's device names, from "Naming Files, Paths, and Namespaces" in the Windows documentation,
 # superscript digits included; they hold with any extension.
@@ -153,7 +156,7 @@ def left_out(path: str) -> str | None:
     Pickles run the code they hold when they are read, and code is code; a safetensors model needs
     neither.
     """
-    if path.split("/")[0].casefold() == LOCK_NAME:
+    if path.split("/")[0].casefold() in (LOCK_NAME, FRESH_LOCK_NAME):
         return "the name is BranchFit's own"
     name = path.rsplit("/", 1)[-1].lower().rstrip()
     while name.endswith(_COMPRESSED):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import DownloadError, NoSpace, RefusedFiles
-from .disk import existing_ancestor, is_plain, is_plain_folder, plain_path, space_for
+from .disk import can_link, existing_ancestor, free_inodes, is_plain, is_plain_folder, plain_path, space_for, walk
 from .hashing import expected_hash
 from .lockfile import Installed, LeftOutFile, LockedFile, has_lock, read_lock
-from .names import check_listing, folder_name, is_commit, is_weights, left_out
-from .staging import Staging, staging_root
+from .names import LOCK_NAME, check_listing, folder_name, is_commit, is_weights, left_out
+from .places import staging_root
+from .staging import Staging
 
 if TYPE_CHECKING:
     from ..hub import BranchState
+
+OWN_FILES = 16
+"""Inodes of a pull beside the branch's files: its folders, journal and locks; 9, and some for subfolders."""
 
 Standing = Literal["absent", "already", "moved", "damaged", "foreign"]
 """What is in the target's place: nothing; this commit, all files there by size; the same branch at
@@ -38,9 +43,9 @@ class PlannedFile:
 class DownloadPlan:
     """What a pull of this commit would fetch, and where.
 
-    `fetch_bytes` come over the line; `needed_bytes` is the disk they take (whole blocks and some
-    overhead), `free_bytes` what is free there. `moved` stands for what `latest=True` would do;
-    without it a moved branch is left as it is.
+    `fetch_bytes` come over the line; `needed_bytes` is the disk they take (whole blocks, some overhead,
+    and copies where the disk has no hard links), `free_bytes` what is free there. `moved` stands for what
+    `latest=True` would do; without it a moved branch is left as it is.
     """
 
     repo: str
@@ -90,17 +95,17 @@ def plan(
     """Say what `pull` would do with this listing; the disk is only looked at.
 
     Raises `RefusedFiles` for a listing that must not be written, or whose only weights are pickles;
-    `NoSpace` (unless `require_space` is False); `DownloadError` for a branch without weights, a
-    place taken by something else, or no place to download into; `UsageError` for a bad name.
+    `NoSpace` or, out of inodes, `DownloadError` (unless `require_space` is False); `DownloadError` for a
+    branch without weights, a place taken by something else, or no place to download into; `UsageError`
+    for a bad name.
     """
     models_dir = resolved(models_dir)
     target = models_dir / folder_name(repo, state.branch)
     wanted, without = sort_listing(state, repo, target)
     standing = look(target, repo, state, wanted)
     check_models_dir(models_dir)
-    staging = Staging(staging_root(models_dir, staging_dir), target.name)
+    staging = Staging(staging_root(models_dir, staging_dir), target)
     here = here_bytes(target, standing, staging, wanted)
-    missing = [file.size_bytes - here[file.path] for file in wanted if here[file.path] < file.size_bytes]
     planned = DownloadPlan(
         repo=repo,
         branch=state.branch,
@@ -111,8 +116,8 @@ def plan(
         files=tuple(PlannedFile(file.path, file.size_bytes, here[file.path]) for file in wanted),
         left_out=without,
         total_bytes=sum(file.size_bytes for file in wanted),
-        fetch_bytes=sum(missing),
-        needed_bytes=space_for(missing),
+        fetch_bytes=sum(file.size_bytes - here[file.path] for file in wanted),
+        needed_bytes=space_for(new_bytes(target, standing, staging, wanted)),
         free_bytes=free_bytes(staging.root),
     )
     if require_space:
@@ -121,9 +126,16 @@ def plan(
 
 
 def check_space(planned: DownloadPlan) -> None:
-    """Raise `NoSpace` if what is to come takes more disk than is free."""
+    """Raise `NoSpace` if what is to come takes more disk than is free, `DownloadError` if more inodes."""
+    where = existing_ancestor(planned.staging)
     if planned.needed_bytes > planned.free_bytes:
-        raise NoSpace(existing_ancestor(planned.staging), planned.needed_bytes, planned.free_bytes)
+        raise NoSpace(where, planned.needed_bytes, planned.free_bytes)
+    needed, free = len(planned.fetch) + OWN_FILES, free_inodes(where)
+    if planned.fetch and free is not None and needed > free:
+        raise DownloadError(
+            f"no room for more files under {where}: {needed:,} inodes needed, {free:,} free ({planned.free_bytes:,} "
+            f"bytes are free). Remove files there (`df -i` tells), or give another folder with --to."
+        )
 
 
 def resolved(models_dir: Path) -> Path:
@@ -234,6 +246,19 @@ def here_bytes(target: Path, standing: Standing, staging: Staging, wanted: Seque
         file.path: file.size_bytes if file.path in verified or file.path in old else staging.staged_bytes(file)
         for file in wanted
     }
+
+
+def new_bytes(target: Path, standing: Standing, staging: Staging, wanted: Sequence[LockedFile]) -> list[int]:
+    """The sizes of what a pull will write: what comes, and what is copied where the disk has no hard links."""
+    here = here_bytes(target, standing, staging, wanted)
+    sizes = [file.size_bytes - here[file.path] for file in wanted if here[file.path] < file.size_bytes]
+    if standing in ("moved", "damaged") and not can_link(target / LOCK_NAME, existing_ancestor(staging.root)):
+        verified, old = staging.verified(wanted), reusable(target, standing, wanted)
+        sizes += [file.size_bytes for file in wanted if file.path in old and file.path not in verified]
+        brought = {file.path for file in read_lock(target).files} | {LOCK_NAME}
+        own = [found for relative, found in walk(target) if relative not in brought]
+        sizes += [found.st_size for found in own if stat.S_ISREG(found.st_mode)]
+    return sizes
 
 
 def _same(lock: Installed, repo: str, state: BranchState, wanted: Sequence[LockedFile]) -> bool:

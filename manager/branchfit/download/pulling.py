@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DownloadError, NoSpace
+from ..errors import DownloadError, NoSpace, UsageError
 from .crew import Crew
-from .disk import delete_tree, is_plain_folder, make_folders, space_for, sync, walk, write_error
+from .disk import delete_tree, space_for, walk, write_error
 from .events import (
     BranchMoved,
     Checking,
@@ -23,12 +22,15 @@ from .events import (
     LeftOut,
     Note,
     OnEvent,
+    Pace,
     Started,
     Waiting,
 )
 from .hashing import expected_hash, hash_file, hash_name
+from .landing import land
 from .lockfile import Installed, LockedFile, read_lock, write_lock
-from .names import LOCK_NAME, folder_name, left_out
+from .locks import Busy
+from .names import LOCK_NAME, folder_name, is_commit, left_out
 from .planning import (
     DownloadPlan,
     Standing,
@@ -36,12 +38,13 @@ from .planning import (
     free_bytes,
     here_bytes,
     look,
+    new_bytes,
     plan,
     resolved,
     reusable,
     sort_listing,
 )
-from .staging import Staging
+from .staging import Staging, left_behind
 from .transfer import RETRY_WAITS_S, Transfer
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def pull(
     branch: str,
     models_dir: Path,
     *,
+    commit: str | None = None,
     on_event: OnEvent | None = None,
     latest: bool = False,
     staging_dir: Path | None = None,
@@ -65,15 +69,17 @@ def pull(
 ) -> Installed:
     """Put a branch into `models_dir/owner_repo_branch`, every file verified against the Hub's hash.
 
-    The branch's commit is asked for once and everything comes from it. The folder appears by one
+    The branch's commit is asked for once and everything comes from it; with `commit` it is that one
+    (all its digits), and a `Note` tells where the branch has moved on from it. The folder appears by one
     rename when all of it is whole; until then it grows beside the models folder (see `staging`),
     and a pull that was interrupted or killed goes on there. What is there already decides:
 
     - this commit, all files there: nothing is done, and nothing asked but the listing;
-    - this commit with files missing or of another size: what is missing comes, what is right stays;
+    - this commit with files missing or of another size: what is missing comes, what is right stays, and
+      what was changed is kept as `NAME.edited-1` (a `Note` tells);
     - another commit of the branch: `BranchMoved` is told and the old one stays; with `latest` the new
       one is fetched (files that did not change are not), and takes its place. Files that are not the
-      branch's own move along;
+      branch's own, or were changed, move along;
     - a folder without a lock whose files all have the Hub's hashes: it gets a lock (`adopted`);
     - anything else: `DownloadError`, and it is not touched.
 
@@ -82,18 +88,19 @@ def pull(
     thread; what it raises ends the pull, as Ctrl-C does, and what was fetched is kept.
 
     Raises `RefusedFiles`, `NoSpace`, `BadChecksum`, `TransferBroken` and other `DownloadError`s;
-    `HubError`s; `UsageError` for a bad name.
+    `HubError`s; `UsageError` for a bad name or commit.
     """
     tell = on_event or _ignore
     name = folder_name(repo, branch)
-    state = hub.branch_files(repo, branch)
+    state = _listing(hub, repo, branch, commit, tell)
     target = resolved(models_dir) / name
     wanted, without = sort_listing(state, repo, target)
     standing = look(target, repo, state, wanted)
     if standing == "already" or (standing == "moved" and not latest):
+        _tidy(target, staging_dir, whole=standing == "already")
         return _stays(target, standing, state.commit, tell)
     first = plan(state, repo, target.parent, staging_dir=staging_dir, require_space=False)
-    staging = Staging(first.staging.parent, name)
+    staging = Staging(first.staging.parent, target)
     if not staging.folder.exists():
         check_space(first)
     made = Installed(
@@ -136,9 +143,12 @@ class _Pull:
     def run(self, latest: bool, staging_dir: Path | None, retry_waits_s: Sequence[float]) -> Installed:
         """Decide by what is in the target's place now that nobody else is at work on it, then do it."""
         made, wanted = self._made, self._made.files
-        self._staging.recover(self._target)
+        self._staging.recover()
         standing = look(self._target, made.repo, self._state, wanted)
         if standing == "already" or (standing == "moved" and not latest):
+            if standing == "already":
+                with contextlib.suppress(OSError):
+                    self._staging.clear()
             return _stays(self._target, standing, made.commit, self._tell)
         if standing == "moved":
             self._tell(BranchMoved(self._target, read_lock(self._target).commit, made.commit))
@@ -148,7 +158,7 @@ class _Pull:
         self._check_space(staging_dir)
         done = here_bytes(self._target, standing, self._staging, wanted)
         self._announce(sum(done.values()))
-        self._staging.prepare(wanted, made.commit)
+        self._staging.prepare(wanted, made.repo, made.branch, made.commit)
         crew = Crew(done, made.size_bytes, self._tell)
         transfer = Transfer(
             self._hub,
@@ -164,10 +174,10 @@ class _Pull:
         try:
             fetched_bytes = crew.run([file for file in wanted if file.path not in verified], transfer.bring)
         except NoSpace as error:  # of one file: say it of the whole
-            here = here_bytes(self._target, standing, self._staging, wanted)
-            needed_bytes = space_for([file.size_bytes - here[file.path] for file in wanted])
+            needed_bytes = space_for(new_bytes(self._target, standing, self._staging, wanted))
             raise NoSpace(error.path, max(needed_bytes, error.needed_bytes), error.free_bytes) from error
-        self._land()
+        for note in land(self._staging, made):
+            self._tell(Note(note))
         self._tell(Finished(self._target, "fetched", made.size_bytes, fetched_bytes))
         return made
 
@@ -191,43 +201,6 @@ class _Pull:
         if self._target.parent in (root, *root.parents):
             self._tell(Note(f"{root} lies in the models folder: the webui lists it while it is there."))
 
-    def _land(self) -> None:
-        """The whole folder takes its place in one rename; a former one leaves in another just before."""
-        write_lock(self._made, self._staging.files)
-        former = is_plain_folder(self._target) and any(self._target.iterdir())
-        if former:
-            self._carry_over()
-        self._staging.sync_folders()
-        if former:
-            self._target.rename(self._staging.old)
-        elif is_plain_folder(self._target):
-            self._target.rmdir()  # empty; Windows renames nothing onto a folder
-        try:
-            self._staging.files.rename(self._target)
-        except OSError:
-            self._staging.recover(self._target)
-            raise
-        sync(self._target.parent)
-        with contextlib.suppress(OSError):  # the model is there; what will not go now, the next pull clears
-            self._staging.clear()
-
-    def _carry_over(self) -> None:
-        """Files in the former folder that are not the branch's own go along, by a second name or a copy."""
-        own = {file.path for file in read_lock(self._target).files} | {LOCK_NAME, LOCK_NAME + ".new"}
-        for relative, _ in list(walk(self._target)):
-            if relative in own:
-                continue
-            try:
-                place = make_folders(self._staging.files, relative)
-            except DownloadError:
-                place = self._staging.files / relative  # a file of the branch stands where its folder would
-            if place.is_symlink() or place.exists() or not is_plain_folder(place.parent):
-                raise DownloadError(
-                    f"{self._target / relative} is not of the pull before, and the branch now has a file in its place: "
-                    f"move it away, then run the same command again."
-                )
-            _second_name(self._target / relative, place)
-
     def _adopt(self) -> Installed:
         """Write a lock into a folder something else made, if every file has the Hub's hash."""
         made = self._made
@@ -249,7 +222,36 @@ class _Pull:
         return made
 
     def _checking(self, file: LockedFile) -> Callable[[int], None]:
-        return lambda done_bytes: self._tell(Checking(file.path, done_bytes, file.size_bytes))
+        pace = Pace(file.size_bytes)
+
+        def told(done_bytes: int) -> None:
+            if pace.due(done_bytes):
+                self._tell(Checking(file.path, done_bytes, file.size_bytes))
+
+        return told
+
+
+def _listing(hub: Hub, repo: str, branch: str, commit: str | None, tell: OnEvent) -> BranchState:
+    """The files of a branch, or of one commit of it."""
+    if commit is not None and not (is_commit(commit) and len(commit) in (40, 64)):  # SHA-1 and SHA-256 in hexadecimal
+        raise UsageError(f"{commit!r:.80} is no whole commit: 40 digits from 0 to f are.")
+    state = hub.branch_files(repo, branch)
+    if commit is None or state.commit == commit:
+        return state
+    tell(Note(f"{branch} of {repo} has moved on to commit {state.commit}; {commit}, which was asked for, is taken."))
+    wanted = hub.branch_files(repo, commit)
+    if wanted.commit != commit:
+        raise DownloadError(f"the Hub answers with commit {wanted.commit!r:.80}, {commit} was asked for.")
+    return dataclasses.replace(wanted, branch=branch)
+
+
+def _tidy(target: Path, staging_dir: Path | None, whole: bool) -> None:
+    """Clear what a killed pull left of a model that is not going to change now; all of it, if that is `whole`."""
+    for staging in left_behind(target, staging_dir):
+        with contextlib.suppress(Busy, OSError), staging.locked(wait=False):
+            staging.recover()
+            if whole:
+                staging.clear()
 
 
 def _stays(target: Path, standing: Standing, hub_commit: str, tell: OnEvent) -> Installed:
@@ -259,17 +261,6 @@ def _stays(target: Path, standing: Standing, hub_commit: str, tell: OnEvent) -> 
         tell(BranchMoved(target, found.commit, hub_commit))
     tell(Finished(target, "already" if standing == "already" else "kept", found.size_bytes, 0))
     return found
-
-
-def _second_name(source: Path, place: Path) -> None:
-    """`source` under another name: a link as a link, a file by a hard link or, where the disk has none, a copy."""
-    if source.is_symlink():
-        place.symlink_to(source.readlink())
-        return
-    try:
-        os.link(source, place)
-    except OSError:
-        shutil.copy2(source, place, follow_symlinks=False)
 
 
 def _version() -> str:

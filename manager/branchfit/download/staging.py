@@ -4,153 +4,133 @@ The webui lists every folder in models/, dotted ones too, so an unfinished one m
 and only within one file system is a rename of the whole folder a single step.
 
     <models_dir>/../.branchfit-staging/
-        <folder>.lock          held by the one pull (or remove) at work on that folder
-        <folder>.pid           who holds it
-        <folder>/files/...     whole, verified files under their own names; renamed into place as one
-        <folder>/parts/...     unfinished files, named by content and path: a moved branch keeps what it shares
-        <folder>/bad/...       files whose checksum was wrong, for whoever wants to look
-        <folder>/old/          the former folder, for the moment of a swap
-        <folder>/journal.jsonl which of files/ were verified, with their size and mtime then
+        <folder>-<which models folder>/
+            files/...     whole, verified files under their own names; renamed into place as one
+            parts/...     unfinished files, named by content and path: a moved branch keeps what it shares
+            bad/...       files whose checksum was wrong, for whoever wants to look
+            old/          the former folder, for the moment of a swap
+            removed/      what is being deleted
+            journal.jsonl what it is for, and which of files/ were verified, with their size and mtime then
 
 A kill at any moment leaves nothing that is believed: a file counts when the journal names it with the
 expected hash and it still has the size and mtime it was verified with (it was fsynced before); all
-else is hashed again.
+else is hashed again. And it loses nothing: `old` goes back to its place, or goes when the journal's
+commit stands there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import json
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..errors import DownloadError
-from ..hub.cache import default_cache_dir
 from .disk import (
     delete_tree,
-    existing_ancestor,
+    folders,
     is_plain,
     is_plain_folder,
+    is_vacant,
     make_folders,
-    open_regular,
     plain_path,
     sync,
     walk,
 )
 from .hashing import expected_hash
+from .journal import Journal, Purpose
+from .lockfile import BadLock, read_lock
+from .locks import hold
 from .names import ListedFile
+from .places import STAGING_NAME, candidates
 
-STAGING_NAME = ".branchfit-staging"
-POLL_S = 0.2
-"""How often a waiting process asks again: short beside any download, and nothing beside its cost."""
-
-
-def staging_root(models_dir: Path, staging_dir: Path | None = None) -> Path:
-    """The folder in which downloads for `models_dir` (resolved) grow; makes nothing.
-
-    `staging_dir` is taken if given; else `.branchfit-staging` beside the models folder, else
-    `staging` in BranchFit's cache folder. Raises `DownloadError` where none can be written or none is on the
-    models folder's file system.
-    """
-    if staging_dir is not None:
-        candidates = [staging_dir.expanduser().resolve()]
-    else:
-        candidates = [models_dir.parent / STAGING_NAME, default_cache_dir().resolve() / "staging"]
-    why = ""
-    for candidate in candidates:
-        reason = _unfit(candidate, models_dir)
-        if reason is None:
-            return candidate
-        why += f" {candidate}: {reason}."
-    raise DownloadError(
-        f"no folder to download into before a model appears whole in {models_dir}.{why} Give one with --staging, on "
-        f"the file system of {models_dir}; where that is a mount of its own, {models_dir / STAGING_NAME} will do, and "
-        f"the webui lists it while it is there."
-    )
+NAME_BYTES = 200
+"""How much of a folder's name its staging folder keeps: with what is added it stays below NAME_MAX, 255."""
 
 
-def _unfit(candidate: Path, models_dir: Path) -> str | None:
-    """Why a whole folder cannot be renamed from `candidate` into `models_dir`, or None."""
-    start, end = existing_ancestor(candidate), existing_ancestor(models_dir)
-    if not is_plain_folder(start):
-        return "it is a link or a file" if start == candidate else f"{start} is a link or a file"
-    if not os.access(start, os.W_OK | os.X_OK):
-        return f"{start} is not writable"
-    if start.stat().st_dev != end.stat().st_dev:
-        return "it is on another file system"
-    # A bind mount has the same st_dev. Linux refuses to rename across mounts before it looks whether
-    # the names exist (do_renameat2 in fs/namei.c), so a rename of nothing tells without a trace.
-    nothing = f".branchfit-none-{os.getpid()}"
-    try:
-        (start / nothing).rename(end / (nothing + "-either"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return "it is on another mount" if error.errno == errno.EXDEV else error.strerror or str(error)
-    return None
+class Stopped(Exception):
+    """The pull was told to stop; what is on disk is kept. Never leaves this package."""
 
 
 class Staging:
-    """The staging folder of one model folder. Made by `prepare`; looking makes nothing."""
+    """The staging folder of one model folder, `target`. Made by `prepare`; looking makes nothing."""
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, target: Path) -> None:
         self.root = root
-        self.name = name
-        self.folder = root / name
+        self.target = target
+        short = target.name.encode("utf-8", "surrogateescape")[:NAME_BYTES].decode("utf-8", "ignore")
+        # Several models folders can share a root: the parent's path tells whose it is.
+        self.folder = root / f"{short}-{hashlib.sha256(os.fsencode(target)).hexdigest()[:8]}"
         self.files = self.folder / "files"
         self.parts = self.folder / "parts"
         self.bad = self.folder / "bad"
         self.old = self.folder / "old"
-        self._journal = self.folder / "journal.jsonl"
+        self.removed = self.folder / "removed"
+        self.journal = Journal(self.folder / "journal.jsonl")
         self._write = threading.Lock()
+        self._closed = False
 
     @contextlib.contextmanager
     def locked(self, wait: bool = True, on_wait: Callable[[int | None], None] | None = None) -> Iterator[None]:
-        """Hold this folder's lock, across processes; the system frees it when its holder dies.
+        """Hold the target's lock (see `locks.hold`), after it `check`. Use the object for one holding only."""
+        with hold(self.target, self.root, wait=wait, on_wait=on_wait):
+            self.check()
+            try:
+                yield
+            finally:
+                with self._write:
+                    self._closed = True
 
-        Where another holds it: waits, after telling `on_wait` the holder's pid; with `wait=False`
-        raises `DownloadError`.
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """For worker threads, around each change on disk: raises `Stopped` once the lock was given back.
+
+        A worker can outlive a stop, in an fsync or a read that takes its time; another process may be
+        at work here by then.
         """
-        path, pid_path = self.root / f"{self.name}.lock", self.root / f"{self.name}.pid"
-        for made in (path, pid_path):
-            if made.is_symlink():
-                raise DownloadError(f"{made} is a link, and should be a file of BranchFit's: remove it.")
-        make_folders(self.root, "")
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            pid = _read_pid(pid_path)
-            if not wait:
-                raise DownloadError(
-                    f"another BranchFit (pid {pid or 'unknown'}) is at work on {self.name}: wait until it is done."
-                ) from None
-            if on_wait is not None:
-                on_wait(pid)
-            lock.acquire(poll_interval=POLL_S)
-        try:
-            pid_path.write_text(str(os.getpid()))
+        with self._write:
+            if self._closed:
+                raise Stopped
             yield
-        finally:
-            pid_path.unlink(missing_ok=True)
-            lock.release()
 
-    def recover(self, target: Path) -> None:
-        """Undo a swap that was killed halfway: the former folder goes back if its place is empty."""
-        if not is_plain_folder(self.old):
-            return
-        if not target.exists() and not target.is_symlink():
-            self.old.rename(target)
-            sync(target.parent)
-        else:
-            delete_tree(self.old)
+    def check(self) -> None:
+        """Raise `DownloadError` where a link, or anything else, stands in a folder's place: nothing goes through it."""
+        for path in (self.root, self.folder, self.files, self.parts, self.bad, self.old, self.removed):
+            if not is_plain_folder(path) and (path.is_symlink() or path.exists()):
+                raise DownloadError(
+                    f"{path} should be a folder and is a link or something else: remove it, then try again."
+                )
+
+    def recover(self) -> int:
+        """Undo or end a swap that was killed halfway, and a removal; return the bytes of disk given back.
+
+        The former folder goes back if its place is empty, and goes away if the commit it made room for
+        stands there. Raises `DownloadError` where something else does.
+        """
+        freed_bytes = 0
+        if is_plain_folder(self.old):
+            if is_vacant(self.target):
+                if is_plain_folder(self.target):
+                    self.target.rmdir()  # Windows renames nothing onto a folder
+                self.old.rename(self.target)
+                sync(self.target.parent)
+            elif self._landed():
+                freed_bytes = self.drop(self.old)
+            else:
+                raise DownloadError(
+                    f"an update of {self.target} was interrupted: the model it had is {self.old}, and something else "
+                    f"has taken its place since. Move that away, then try again."
+                )
+        return freed_bytes + delete_tree(self.removed)
+
+    def drop(self, folder: Path) -> int:
+        """Delete a folder that leaves its place in one step before; return the bytes given back."""
+        make_folders(self.folder, "")
+        freed_bytes = delete_tree(self.removed)
+        folder.rename(self.removed)
+        return freed_bytes + delete_tree(self.removed)
 
     def prune(self, files: Sequence[ListedFile]) -> None:
         """Delete what was staged and none of these files can use: the branch moved, or another repo was first."""
@@ -158,23 +138,23 @@ class Staging:
         parts = {self.part(file).name for file in files}
         for folder, useful in ((self.files, paths), (self.parts, parts)):
             if not is_plain_folder(folder):
-                continue  # not made yet; a link is refused by `prepare`
+                continue  # not made yet
             for relative, _ in list(walk(folder)):
                 if relative not in useful:
-                    (folder / relative).unlink()
-            _drop_empty_folders(folder)
+                    delete_tree(folder / relative)
+            for relative in reversed(list(folders(folder))):  # one of them may stand where a file is to be
+                with contextlib.suppress(OSError):  # not empty
+                    (folder / relative).rmdir()
 
-    def prepare(self, files: Sequence[ListedFile], commit: str) -> None:
+    def prepare(self, files: Sequence[ListedFile], repo: str, branch: str, commit: str) -> None:
         """Make the folders, and begin the journal anew with what it can still vouch for."""
         for folder in (self.folder, self.files, self.parts):
             make_folders(folder, "")
         verified = self.verified(files)
-        delete_tree(self._journal)
-        with open_regular(self._journal, "wb") as stream:
-            stream.write(json.dumps({"folder": self.name, "commit": commit}).encode() + b"\n")
+        self.journal.begin(Purpose(self.target.name, repo, branch, commit))
         for file in files:
             if file.path in verified:
-                self._record(file)
+                self.journal.add(file, (self.files / file.path).lstat())
 
     def part(self, file: ListedFile) -> Path:
         """Where an unfinished file grows. Its name tells the content and the path it is to have."""
@@ -183,16 +163,7 @@ class Staging:
 
     def verified(self, files: Sequence[ListedFile]) -> set[str]:
         """The paths among `files` that are staged, whole, and as they were when their hash was checked."""
-        entries: dict[str, tuple[int, int, str]] = {}
-        try:
-            with open_regular(self._journal, "rb") as stream:
-                for line in stream:
-                    with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn or foreign line proves nothing
-                        entry = json.loads(line)
-                        entries[entry["path"]] = (entry["size_bytes"], entry["mtime_ns"], entry["hash"])
-        except OSError:
-            return set()
-        found = set()
+        entries, found = self.journal.entries(), set()
         for file in files:
             staged = plain_path(self.files, file.path)
             if staged is None or not is_plain(staged):
@@ -212,69 +183,66 @@ class Staging:
         return 0
 
     def keep(self, path: Path, file: ListedFile) -> None:
-        """Move a whole, verified file (a part, or a link to one installed) to its name, and record it.
+        """Move a whole, verified file (a part, or a second name of one installed) to its name, and record it.
 
         It is brought to the disk first, so that the record is never older than the bytes.
         """
         sync(path)
-        with self._write:
+        with self.writing():
             staged = make_folders(self.files, file.path)
             if path != staged:
                 path.replace(staged)
-            self._record(file)
+            self.journal.add(file, staged.lstat())
 
     def set_aside(self, part: Path, file: ListedFile) -> Path:
         """Move a bad file out of the way, to be looked at; return where it is."""
-        with self._write:
+        with self.writing():
             kept = make_folders(self.bad, file.path)
             part.replace(kept)
         return kept
 
-    def bring_back(self, source: Path, file: ListedFile) -> Path:
-        """A part that is a second name for (or, where the disk has none, a copy of) an installed file."""
-        part = self.part(file)
-        delete_tree(part)
-        try:
-            os.link(source, part)
-        except OSError:
-            shutil.copyfile(source, part, follow_symlinks=False)
-        return part
-
     def sync_folders(self) -> None:
-        """Bring every folder below files/ to the disk."""
-        for folder in {self.files} | {(self.files / relative).parent for relative, _ in walk(self.files)}:
+        """Bring the journal and every folder of the model to the disk, before it takes its place."""
+        sync(self.journal.path)
+        for folder in (self.folder, self.files, *(self.files / relative for relative in folders(self.files))):
             sync(folder)
 
     def clear(self) -> int:
-        """Delete the staging folder; return the bytes given back. Its lock file stays: deleting it would race."""
-        return delete_tree(self.folder)
+        """Delete the staging folder, the journal last; return the bytes given back. `recover` must have been."""
+        freed_bytes = sum(delete_tree(path) for path in (self.files, self.parts, self.bad, self.removed))
+        freed_bytes += delete_tree(self.folder)
+        if self.root.name == STAGING_NAME:  # one that the user made stays
+            with contextlib.suppress(OSError):  # another model's is in it
+                self.root.rmdir()
+        return freed_bytes
 
-    def _record(self, file: ListedFile) -> None:
-        found = (self.files / file.path).lstat()
-        entry = {
-            "path": file.path,
-            "size_bytes": found.st_size,
-            "mtime_ns": found.st_mtime_ns,
-            "hash": expected_hash(file),
-        }
-        with open_regular(self._journal, "r+b") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.write(json.dumps(entry).encode() + b"\n")
+    def _landed(self) -> bool:
+        """True when the commit that the journal is for stands in the target's place."""
+        purpose = self.journal.purpose()
+        try:
+            lock = read_lock(self.target)
+        except BadLock:
+            return False
+        return purpose is not None and (lock.repo, lock.branch, lock.commit) == (
+            purpose.repo,
+            purpose.branch,
+            purpose.commit,
+        )
 
 
-def _read_pid(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+def left_behind(target: Path, staging_dir: Path | None = None) -> list[Staging]:
+    """The staging folders of a target (resolved) that are there, wherever pulls put them unless told otherwise."""
+    found = [Staging(root, target) for root in candidates(target.parent, staging_dir)]
+    return [one for one in found if one.folder.is_symlink() or one.folder.exists()]
 
 
-def _drop_empty_folders(base: Path) -> None:
-    """Remove the empty folders below `base`: one of them may stand where a file is to be."""
-    folders = [base]
-    for folder in folders:
-        with os.scandir(folder) as entries:
-            folders += [folder / entry.name for entry in entries if is_plain_folder(folder / entry.name)]
-    for folder in reversed(folders[1:]):
-        with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
+def all_left_behind(models_dir: Path, staging_dir: Path | None = None) -> list[Staging]:
+    """The staging folders of all targets in a models folder (resolved), by name."""
+    found = []
+    for root in candidates(models_dir, staging_dir):
+        with contextlib.suppress(OSError):  # not there, or closed to us: nothing of ours
+            for path in sorted(root.iterdir()):
+                staging = Staging(root, models_dir / path.name.rpartition("-")[0])
+                if path == staging.folder and is_plain_folder(path):
+                    found.append(staging)
+    return found

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ..errors import BadChecksum, DownloadError, HubUnreachable, RateLimited, TransferBroken
 from .disk import delete_tree, is_plain, open_regular, plain_path, write_error
-from .events import Checking, Event, FileStarted, FileVerified, Progress, Retrying
+from .events import Checking, Event, FileStarted, FileVerified, Pace, Progress, Retrying
 from .hashing import CHUNK_BYTES, FileHash, expected_hash, hash_file, hash_name
 from .lockfile import LockedFile
+from .part import Part
 from .planning import free_bytes
-from .staging import Staging
+from .staging import Staging, Stopped
 
 if TYPE_CHECKING:
     from ..hub import Hub
@@ -27,13 +28,6 @@ MAX_RETRY_AFTER_S = 300.0
 
 PROGRESS_BYTES = CHUNK_BYTES
 """A stream that broke after at least this much was a working one: the count of tries starts again."""
-
-TELL_S = 0.1
-"""Progress is told each MiB, and this often on a line too slow for that; the wire's own pieces are 64 KiB or less."""
-
-
-class Stopped(Exception):
-    """The pull was told to stop; what is on disk is kept. Never leaves this package."""
 
 
 class Broken(Exception):
@@ -74,94 +68,103 @@ class Transfer:
         raises for a file that is gone or closed; `Stopped` when told to stop.
         """
         try:
-            if not self._local(file):
-                return self._fetch(file)
+            if self._staged(file) or self._installed(file):
+                return 0
+            return self._fetch(file)
         except OSError as error:
             free = free_bytes(self._staging.root)
             missing = file.size_bytes - self._staging.staged_bytes(file)
             raise write_error(error, self._staging.files / file.path, missing, free) from error
-        return 0
 
-    def _local(self, file: LockedFile) -> bool:
-        """True where the file is staged without its record, or installed at another commit, with the right hash."""
+    def _staged(self, file: LockedFile) -> bool:
+        """True where the file is staged without its record, with the right hash."""
         staged = plain_path(self._staging.files, file.path)
-        if staged is not None and is_plain(staged):
-            if self._hashed(staged, file).matches:
-                self._keep(staged, file)
-                return True
+        if staged is None or not is_plain(staged):
+            return False
+        if self._hashed(staged, file).matches:
+            self._keep(staged, file)
+            return True
+        with self._staging.writing():
             staged.unlink()
-        source = self._reusable.get(file.path)
-        if source is not None and self._hashed(source, file).matches:
-            copy = self._staging.bring_back(source, file)
-            # A second name cannot differ from what was just hashed; a copy can.
-            if copy.samefile(source) or self._hashed(copy, file).matches:
-                self._keep(copy, file)
-                return True
-            copy.unlink()
         return False
 
+    def _installed(self, file: LockedFile) -> bool:
+        """True where the file is installed already, at another commit or by another name, with the right hash.
+
+        It gets a second name, or, where the disk has none, is copied; what gets it is what is hashed.
+        """
+        source = self._reusable.get(file.path)
+        if source is None:
+            return False
+        again = self._staging.part(file).with_suffix(".again")  # an unfinished part stays, until this is good
+        with self._staging.writing():
+            delete_tree(again)
+            linked = _linked(source, again)
+        matches = self._hashed(again, file).matches if linked else self._copied(source, again, file)
+        if matches:
+            self._keep(again, file)
+            return True
+        with self._staging.writing():
+            again.unlink()
+        return False
+
+    def _copied(self, source: Path, copy: Path, file: LockedFile) -> bool:
+        """Copy a file; True where what was written has the right hash."""
+        pace = Pace(file.size_bytes)
+        with Part(self._staging, copy, file) as part, open_regular(source, "rb") as stream:
+            while part.missing_bytes and (chunk := stream.read(min(CHUNK_BYTES, part.missing_bytes))):
+                self._check_stop()
+                part.write(chunk)
+                if pace.due(part.done_bytes):
+                    self._tell(Checking(file.path, part.done_bytes, file.size_bytes))
+            return part.matches
+
     def _fetch(self, file: LockedFile) -> int:
-        part = self._staging.part(file)
-        digest, stream = self._open_part(part, file)
-        fetched = 0
-        with stream:
-            old_bytes = digest.done_bytes
+        path = self._staging.part(file)
+        known = self._hashed(path, file) if Part.can_go_on(path, file) else None
+        with Part(self._staging, path, file, known) as part:
+            old_bytes = part.done_bytes
             self._tell(FileStarted(file.path, old_bytes, file.size_bytes))
-            fetched += self._fill(stream, digest, file)
-            if not digest.matches and old_bytes:  # an earlier run's bytes may have rotted: once more without them
-                _start_over(stream, digest)
-                fetched += self._fill(stream, digest, file)
-        if not digest.matches:
-            kept = self._staging.set_aside(part, file)
-            raise BadChecksum(file.path, expected_hash(file), digest.actual, kept)
-        self._keep(part, file)
-        return fetched
+            self._fill(part)
+            if not part.matches and old_bytes:  # an earlier run's bytes may have rotted: once more without them
+                part.start_over()
+                self._fill(part)
+        if not part.matches:
+            kept = self._staging.set_aside(path, file)
+            raise BadChecksum(file.path, expected_hash(file), part.actual, kept)
+        self._keep(path, file)
+        return part.fetched_bytes
 
-    def _open_part(self, part: Path, file: LockedFile) -> tuple[FileHash, BinaryIO]:
-        """The part, open for writing behind the bytes it has, and their hash."""
-        digest = FileHash(file)
-        if is_plain(part) and part.lstat().st_nlink == 1 and part.lstat().st_size <= file.size_bytes:
-            digest = self._hashed(part, file)
-            stream = open_regular(part, "r+b")
-            stream.seek(digest.done_bytes)
-            return digest, stream
-        delete_tree(part)
-        return digest, open_regular(part, "wb")
-
-    def _fill(self, stream: BinaryIO, digest: FileHash, file: LockedFile) -> int:
-        """Fetch until the file has its size, over as many streams as that takes; return the bytes fetched."""
-        fetched = failures = 0
-        while digest.done_bytes < file.size_bytes:
-            before = digest.done_bytes
+    def _fill(self, part: Part) -> None:
+        """Fetch until the file has its size, over as many streams as that takes."""
+        file, failures = part.file, 0
+        while part.missing_bytes:
+            before = part.done_bytes
             try:
-                self._read(stream, digest, file)
-                reason, wait_s = f"the answer ended {file.size_bytes - digest.done_bytes:,} bytes early", None
+                self._read(part)
+                reason, wait_s = f"the answer ended {part.missing_bytes:,} bytes early", None
                 cause: Exception | None = None
             except RateLimited as error:
                 reason, wait_s, cause = str(error), error.retry_after_s, error
             except (HubUnreachable, Broken) as error:
                 reason, wait_s, cause = getattr(error, "reason", str(error)), None, error
-            finally:
-                stream.flush()
-            got = max(0, digest.done_bytes - before)
-            fetched += got
-            if digest.done_bytes == file.size_bytes:
+            if not part.missing_bytes:
                 break
-            failures = 1 if got >= PROGRESS_BYTES else failures + 1
+            failures = 1 if part.done_bytes - before >= PROGRESS_BYTES else failures + 1
             if failures > len(self._waits_s) or (wait_s or 0) > MAX_RETRY_AFTER_S:
                 if isinstance(cause, RateLimited):
                     raise cause
-                raise TransferBroken(file.path, digest.done_bytes, file.size_bytes, reason) from cause
+                raise TransferBroken(file.path, part.done_bytes, file.size_bytes, reason) from cause
             wait_s = max(wait_s or 0.0, self._waits_s[failures - 1])
             self._tell(Retrying(file.path, failures, wait_s, reason))
             if self._stop.wait(wait_s):
                 raise Stopped
-        return fetched
 
-    def _read(self, stream: BinaryIO, digest: FileHash, file: LockedFile) -> None:
+    def _read(self, part: Part) -> None:
         """One stream, from where the part ends to where the answer does."""
         self._check_stop()
-        with self._hub.open(self._repo, self._commit, file.path, digest.done_bytes) as body:
+        file = part.file
+        with self._hub.open(self._repo, self._commit, file.path, part.done_bytes) as body:
             if body.commit is not None and body.commit != self._commit:
                 raise DownloadError(
                     f"{file.path}: the Hub answers with commit {body.commit!r:.60}, {self._commit} was asked for."
@@ -171,29 +174,53 @@ class Transfer:
                     f"{file.path}: its listing says {file.size_bytes:,} bytes, the answer {body.total_bytes:,}. "
                     f"The repo or what serves it is broken; nothing of this answer was kept."
                 )
-            if body.start != digest.done_bytes:
+            chunks = body.iter_bytes(CHUNK_BYTES)
+            if body.start != part.done_bytes:
                 if body.start != 0:
-                    raise Broken(f"asked for bytes from {digest.done_bytes:,}, the answer begins at {body.start:,}")
-                _start_over(stream, digest)  # a server that ignores Range sends the whole file
-            told_bytes, told_s = digest.done_bytes, time.monotonic()
-            for chunk in body.iter_bytes(CHUNK_BYTES):
+                    raise Broken(f"asked for bytes from {part.done_bytes:,}, the answer begins at {body.start:,}")
+                chunks = self._behind(chunks, part)  # a server that ignores Range sends the whole file
+            pace = Pace(file.size_bytes)
+            for chunk in chunks:
                 self._check_stop()
-                if digest.done_bytes + len(chunk) > file.size_bytes:
+                if len(chunk) > part.missing_bytes:
                     raise DownloadError(
                         f"{file.path}: the answer goes on after the {file.size_bytes:,} bytes that were announced. "
                         f"The repo or what serves it is broken."
                     )
-                stream.write(chunk)
-                digest.update(chunk)
-                done, now = digest.done_bytes, time.monotonic()
-                if done - told_bytes >= CHUNK_BYTES or now - told_s >= TELL_S or done == file.size_bytes:
-                    self._tell(Progress(file.path, done, file.size_bytes, 0, 0))
-                    told_bytes, told_s = done, now
+                part.write(chunk)
+                part.fetched_bytes += len(chunk)
+                if pace.due(part.done_bytes):
+                    self._tell(Progress(file.path, part.done_bytes, file.size_bytes, 0, 0))
+
+    def _behind(self, chunks: Iterator[bytes], part: Part) -> Iterator[bytes]:
+        """Of an answer from the file's start, what comes after the bytes that are here, if it begins with those.
+
+        So an answer that breaks early costs nothing. Raises `Broken` for one that begins otherwise: one
+        of the two is wrong, so that the part is forgotten and the next answer is taken whole.
+        """
+        file, here_bytes = part.file, part.done_bytes
+        digest, pace = FileHash(file), Pace(here_bytes)
+        for chunk in chunks:
+            self._check_stop()
+            head = chunk[: here_bytes - digest.done_bytes]
+            if head:
+                digest.update(head)
+                part.fetched_bytes += len(head)
+                if pace.due(digest.done_bytes):
+                    self._tell(Checking(file.path, digest.done_bytes, file.size_bytes))
+                if digest.done_bytes == here_bytes and digest.actual != part.actual:
+                    part.start_over()
+                    raise Broken(f"the answer begins with other bytes than the {here_bytes:,} that were here")
+            if len(chunk) > len(head):
+                yield chunk[len(head) :]
 
     def _hashed(self, path: Path, file: LockedFile) -> FileHash:
+        pace = Pace(file.size_bytes)
+
         def told(done_bytes: int) -> None:
             self._check_stop()
-            self._tell(Checking(file.path, min(done_bytes, file.size_bytes), file.size_bytes))
+            if pace.due(done_bytes):
+                self._tell(Checking(file.path, min(done_bytes, file.size_bytes), file.size_bytes))
 
         return hash_file(path, file, on_bytes=told)
 
@@ -206,7 +233,10 @@ class Transfer:
             raise Stopped
 
 
-def _start_over(stream: BinaryIO, digest: FileHash) -> None:
-    stream.seek(0)
-    stream.truncate()
-    digest.restart()
+def _linked(source: Path, name: Path) -> bool:
+    """Give an installed file a second name; False where the disk has none."""
+    try:
+        os.link(source, name)
+    except OSError:
+        return False
+    return True
