@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pynvml
 import pytest
@@ -321,3 +323,45 @@ def test_recording_a_played_machine_gives_the_same_machine(
         (gpu.name, gpu.total_bytes, gpu.free_bytes) for gpu in second.gpus
     ]
     assert [holder.pid for holder in second.gpus[0].holders] == [holder.pid for holder in first.gpus[0].holders]
+
+
+def test_the_driver_is_let_go_of_also_when_reading_it_failed(play) -> None:  # type: ignore[no-untyped-def]
+    player = Player("nvml-rtx3090.json")
+    play(player)
+    assert player.asked[-1] == "nvmlShutdown()"
+    player = Player("nvml-rtx3090.json").set("nvmlDeviceGetCount", "", {"error": pynvml.NVML_ERROR_UNKNOWN})
+    play(player)
+    assert player.asked[-1] == "nvmlShutdown()"
+
+
+@pytest.mark.parametrize("error_type", [None, 5, int])
+def test_another_package_of_the_name_pynvml_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error_type: object
+) -> None:
+    stranger = ModuleType("pynvml")
+    if error_type is not None:
+        stranger.NVMLError = error_type  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", stranger)
+    found = read_nvml({}, RAM, tmp_path)
+    assert found.gpus == () and "pip install nvidia-ml-py" in found.notes[0]
+    assert detect({}, "linux", tmp_path).gpus == ()
+
+
+def test_a_pynvml_that_fails_in_its_own_way_when_imported_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pynvml.py").write_text("raise RuntimeError('half installed')")
+    monkeypatch.delitem(sys.modules, "pynvml")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "half installed" in read_nvml({}, RAM, tmp_path).notes[0]
+
+
+def test_an_nvidia_ml_py_that_does_not_know_an_error_s_name_still_words_the_others(play) -> None:  # type: ignore[no-untyped-def]
+    class Older(Player):
+        def __getattr__(self, name: str) -> Any:
+            if name == "NVML_ERROR_LIBRARY_NOT_FOUND":
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    player = Older("nvml-rtx3090.json").set("nvmlInit", "", {"error": pynvml.NVML_ERROR_DRIVER_NOT_LOADED})
+    assert "modprobe nvidia" in play(player).notes[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,3 +201,11 @@ def test_a_command_that_fails_is_an_os_error(command: list[str]) -> None:
 
 def test_a_commands_output_is_given_as_it_is() -> None:
     assert run_command([sys.executable, "-c", "print('one'); print('two')"]).split() == ["one", "two"]
+
+
+def test_a_command_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("branchfit.gpus.system.COMMAND_TIMEOUT_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(OSError, match="timed out"):
+        run_command([sys.executable, "-c", "import time; time.sleep(30)"])
+    assert time.monotonic() - began < 15

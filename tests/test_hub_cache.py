@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -81,6 +84,8 @@ def test_without_network_the_last_answer_is_given_with_its_date(
     assert state.as_of is not None
     assert timedelta() <= datetime.now(timezone.utc) - state.as_of < timedelta(minutes=5)
     assert (state.branches, state.readme) == (fresh.branches, fresh.readme)
+    said = {"down": "the connection was refused", "503": "the Hub answered 503"}
+    assert state.as_of_reason == said.get(failure, "offline mode is on (HF_HUB_OFFLINE)")
     if "offline" in failure.lower():
         assert paths(loopback_hub) == []
 
@@ -111,7 +116,7 @@ def test_without_network_a_header_never_read_is_said_and_an_odd_choice_said_agai
     offline = Hub(loopback_hub.endpoint, offline=True)
     assert offline.repo_state(REPO, headers=False).branches[0] == fresh
     said = offline.repo_state(REPO).branches[0].problems
-    assert said == (*fresh.problems, "not all of it was read before the network went")
+    assert said == (*fresh.problems, "not all of it was read while the Hub answered")
 
 
 def test_without_network_and_without_memory_the_hub_is_unreachable(loopback_hub: LoopbackHub) -> None:
@@ -169,3 +174,70 @@ def test_nothing_half_written_stays_behind(loopback_hub: LoopbackHub, tmp_path: 
     # last.json, and files, configs and tensors of each branch.
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1 + 6 * 3
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("which", "content"),
+    [
+        ("files", {"files": [[1, 2, None, None]]}),
+        ("files", {"files": [["a.safetensors", "x", None, None]]}),
+        ("files", {"files": [["a.safetensors", 1, 5, None]]}),
+        ("files", {"files": [["a.safetensors", 1, None, "x"]]}),
+        ("files", {"files": 3}),
+        ("tensors", {"names": [1], "dtypes": ["F16"], "shapes": [[3]], "sizes": [6]}),
+        ("tensors", {"names": ["a"], "dtypes": ["F16"], "shapes": [["3"]], "sizes": [6]}),
+        ("tensors", {"names": ["a"], "dtypes": ["F16"], "shapes": [[3]], "sizes": ["q"]}),
+        ("configs", {"config": {}, "quantize_config": None, "problems": [3]}),
+        ("configs", {"config": 1, "quantize_config": None, "problems": []}),
+    ],
+)
+def test_a_memory_of_wrong_types_is_read_anew(
+    loopback_hub: LoopbackHub, tmp_path: Path, which: str, content: object
+) -> None:
+    loopback_hub.add_repo(REPO, {"main": quantised(4, 32)})
+    fresh = Hub(loopback_hub.endpoint, cache_dir=tmp_path).repo_state(REPO)
+    (path,) = tmp_path.rglob(f"*.{which}.json.gz")
+    path.write_bytes(gzip.compress(json.dumps({"format": 1, **content}).encode()))  # type: ignore[dict-item]
+    assert Hub(loopback_hub.endpoint, cache_dir=tmp_path).repo_state(REPO) == fresh
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"branches": {"main": "../../x"}},
+        {"branches": {"\x1b[31m": "a" * 40}},
+        {"branches": []},
+        {"readme": 5},
+        {"readme_commit": [1]},
+        {"as_of": "yesterday"},
+    ],
+)
+def test_a_last_answer_of_wrong_types_is_none(
+    loopback_hub: LoopbackHub, tmp_path: Path, change: dict[str, object]
+) -> None:
+    loopback_hub.add_repo(REPO, {"main": quantised(4, 32)})
+    Hub(loopback_hub.endpoint, cache_dir=tmp_path).repo_state(REPO)
+    (path,) = tmp_path.rglob("last.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(HubUnreachable, match="offline"):
+        Hub(loopback_hub.endpoint, cache_dir=tmp_path, offline=True).repo_state(REPO)
+
+
+def test_a_config_as_deep_as_can_be_read_is_not_too_deep_to_be_kept(loopback_hub: LoopbackHub) -> None:
+    for depth in (400, 900, 950, 990, 30_000):
+        config = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+        loopback_hub.add_repo(REPO, {"main": {"config.json": config}})
+        assert Hub(loopback_hub.endpoint).repo_state(REPO).branches[0].files
+
+
+def test_half_written_files_of_killed_processes_are_cleared_away(loopback_hub: LoopbackHub, tmp_path: Path) -> None:
+    loopback_hub.add_repo(REPO, {"main": quantised(4, 32)})
+    hub = Hub(loopback_hub.endpoint, cache_dir=tmp_path)
+    hub.repo_state(REPO)
+    folder = next(tmp_path.rglob("last.json")).parent
+    old, young = folder / "old.tmp", folder / "young.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    hub.repo_state(REPO)
+    assert (old.exists(), young.exists()) == (False, True)

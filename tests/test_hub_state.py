@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from branchfit.demo.server import LoopbackHub
-from branchfit.errors import BranchNotFound, HubUnreachable
+from branchfit.errors import BranchNotFound
 from branchfit.hub import BranchState, Hub
 from branchfit.hub.branches import FIRST_RANGE_BYTES
 from hub_samples import REPO, SIX, quantised, safetensors
@@ -191,8 +191,11 @@ def test_a_file_list_of_another_commit_is_not_taken_for_this_one_s(loopback_hub:
     commits = loopback_hub.add_repo(REPO, {"main": quantised(4, 32), "other": quantised(8, 32)})
     elsewhere = {"Location": f"/api/models/{REPO}/revision/other?blobs=true"}
     loopback_hub.fail_next(307, elsewhere, matching=f"revision/{commits['main']}")
-    with pytest.raises(HubUnreachable, match="another commit"):
-        Hub(loopback_hub.endpoint).repo_state(REPO)
+    main, other = Hub(loopback_hub.endpoint).repo_state(REPO).branches
+    assert main.files == () and "another commit" in main.problems[0]
+    assert (len(other.files), other.problems) == (5, ())
+    # And it is not remembered.
+    assert len(Hub(loopback_hub.endpoint).repo_state(REPO).branches[0].files) == 5
 
 
 def test_without_headers_no_weight_file_is_touched(loopback_hub: LoopbackHub) -> None:

@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from .replies import Protocol as HubProtocol
 from .replies import Reply
-
-if TYPE_CHECKING:
-    from .server import LoopbackHub
 
 
 @dataclass
@@ -50,14 +48,30 @@ class Fault:
     body: bytes | None = None
 
 
+class Backstage(Protocol):
+    """What an origin needs of the LoopbackHub behind it: what to answer, how late, and whom to tell."""
+
+    delay_s: float
+    protocol: HubProtocol
+    mistakes: list[BaseException]
+
+    def begin(self, request: Request) -> dict[str, Fault]: ...
+
+    def end(self, request: Request) -> None: ...
+
+    def connected(self, connection: socket.socket) -> None: ...
+
+    def disconnected(self, connection: socket.socket) -> None: ...
+
+
 class Origin(ThreadingHTTPServer):
-    """Listens on a loopback port and answers as `origin`, "hub" or "cdn", of a LoopbackHub."""
+    """Listens on a loopback port and answers as `origin`, "hub" or "cdn", of what stands behind it."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, hub: LoopbackHub, origin: str, port: int) -> None:
+    def __init__(self, hub: Backstage, origin: str, port: int) -> None:
         self.hub = hub
         self.origin = origin
         self.to_reset: set[Any] = set()
@@ -138,11 +152,14 @@ class _Handler(BaseHTTPRequestHandler):
         return protocol.hub(request.method, request.path, headers, body)
 
     def _send(self, request: Request, reply: Reply, faults: Mapping[str, Fault]) -> None:
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(reply.length))
-        self.end_headers()
+        headers = {**reply.headers, "Content-Length": str(reply.length)}
+        if "drip_head" in faults:
+            self._drip(reply.status, headers, faults["drip_head"].number)
+        else:
+            self.send_response(reply.status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
         if request.method == "HEAD":
             return
         cut = faults.get("cut") or faults.get("reset")
@@ -155,10 +172,19 @@ class _Handler(BaseHTTPRequestHandler):
             return
         for piece in pieces(reply, limit, faults):
             self.wfile.write(piece)
+            if "slow" in faults:
+                self.wfile.flush()
             request.sent_bytes += len(piece)
         if cut is not None and limit < reply.length:
             self.wfile.flush()
             self._hang_up(by_reset=cut.kind == "reset")
+
+    def _drip(self, status: int, headers: Mapping[str, str], bytes_per_s: float) -> None:
+        lines = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        for byte in "\r\n".join(lines).encode():
+            self.wfile.write(bytes((byte,)))
+            self.wfile.flush()
+            time.sleep(1 / bytes_per_s)
 
     def _hang_up(self, by_reset: bool) -> None:
         self.close_connection = True

@@ -34,8 +34,9 @@ class LoopbackHub:
 
     `delay_s` is added to every request. `token` is the only good one: any other gets 401; with None
     every token is a stranger's. `requests` is the log, in order of arrival; `peak_requests` and
-    `peak_connections` are the most that were in flight or open at once, both origins together. `mistakes`
-    are the server's own errors: a test may ask that there be none.
+    `peak_connections` are the most that were in flight or open at once, both origins together, and
+    `connections_made` all there ever were. `mistakes` are the server's own errors: a test may ask that there
+    be none.
 
     A fault's `matching` is a regular expression searched in "ORIGIN METHOD /path?query", for example
     "cdn GET" or "refs".
@@ -48,6 +49,7 @@ class LoopbackHub:
         self.mistakes: list[BaseException] = []
         self.peak_requests = 0
         self.peak_connections = 0
+        self.connections_made = 0
         self._open_requests = 0
         self._connections: set[socket.socket] = set()
         self._faults: list[Fault] = []
@@ -154,6 +156,10 @@ class LoopbackHub:
         """Caps a matching answer's body, each connection by itself, as CDNs do."""
         self._faults.append(Fault("slow", re.compile(matching), times, bytes_per_s))
 
+    def drip_headers(self, bytes_per_s: float, matching: str = "", times: int | None = 1) -> None:
+        """Sends the status line and headers byte by byte."""
+        self._faults.append(Fault("drip_head", re.compile(matching), times, bytes_per_s))
+
     def clear_faults(self) -> None:
         with self._lock:
             self._faults.clear()
@@ -196,6 +202,7 @@ class LoopbackHub:
     def connected(self, connection: socket.socket) -> None:
         with self._lock:
             self._connections.add(connection)
+            self.connections_made += 1
             self.peak_connections = max(self.peak_connections, len(self._connections))
 
     def disconnected(self, connection: socket.socket) -> None:

@@ -26,6 +26,10 @@ UNSEEN_BYTES = 2**30
 """Memory in use beyond what the listed processes hold, above which a note says so. The driver keeps
 some hundred MiB for itself (nvidia-smi's `Reserved`), which is nobody's doing and not worth a note."""
 
+MAX_DEVICES = 120
+"""GPUs, or MIG instances of one, that are looked at: C10_COMPILE_TIME_MAX_GPUS in torch's c10/cuda/CUDAMacros.h.
+torch takes no more; a driver that claims a billion is not asked for each."""
+
 _BROKEN = (OSError, ValueError, TypeError, AttributeError, IndexError, GpuError)
 """What a broken driver or an older pynvml raises besides NVMLError: missing functions, text that is no
 text, numbers that are none."""
@@ -64,8 +68,12 @@ def read_nvml(environ: Mapping[str, str], memory: Memory, root: Path = Path("/")
     """
     try:
         nvml = load_pynvml()
-    except (ImportError, *_BROKEN) as error:
+    except Exception as error:  # noqa: BLE001 - another package of that name may do anything when it is imported
         return Found((), (f"NVIDIA GPUs were not looked for: {error} (pip install nvidia-ml-py).",), absent=True)
+    error_type = getattr(nvml, "NVMLError", None)
+    if not isinstance(error_type, type) or not issubclass(error_type, Exception):
+        say = "NVIDIA GPUs were not looked for: the installed pynvml is another package (pip install nvidia-ml-py)."
+        return Found((), (say,))
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -81,8 +89,7 @@ def read_nvml(environ: Mapping[str, str], memory: Memory, root: Path = Path("/")
 
 def _no_nvml(nvml: Any, error: Exception, root: Path) -> Found:
     """Why NVML did not start, in a sentence with what to do about it."""
-    value = getattr(error, "value", None)
-    if value == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+    if _is(nvml, error, "NVML_ERROR_LIBRARY_NOT_FOUND"):
         if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
             return Found((), ("no NVIDIA GPU: its driver's library NVML is not installed.",), absent=True)
         say = (
@@ -90,11 +97,11 @@ def _no_nvml(nvml: Any, error: Exception, root: Path) -> Found:
             "container, start it with `--gpus all` through the NVIDIA container toolkit, with the driver capability "
             "`utility` (NVIDIA_DRIVER_CAPABILITIES=compute,utility)."
         )
-    elif value == nvml.NVML_ERROR_DRIVER_NOT_LOADED:
+    elif _is(nvml, error, "NVML_ERROR_DRIVER_NOT_LOADED"):
         say = "the NVIDIA driver is installed but not loaded: run `modprobe nvidia` or reboot, then see `nvidia-smi`."
-    elif value == nvml.NVML_ERROR_NO_PERMISSION:
+    elif _is(nvml, error, "NVML_ERROR_NO_PERMISSION"):
         say = "the NVIDIA driver refuses this user: check the rights on /dev/nvidiactl and /dev/nvidia0."
-    elif value == nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+    elif _is(nvml, error, "NVML_ERROR_LIB_RM_VERSION_MISMATCH"):
         say = "the NVIDIA driver was updated and the old one is still running: reboot."
     else:
         say = f"the NVIDIA driver did not start: {_said(error)}. See what `nvidia-smi` says; a reboot often helps."
@@ -107,7 +114,7 @@ def _read_all(nvml: Any, environ: Mapping[str, str], memory: Memory, root: Path)
         count = int(nvml.nvmlDeviceGetCount())
     except (nvml.NVMLError, *_BROKEN) as error:
         return Found((), (f"the NVIDIA driver does not say how many GPUs there are: {_said(error)}.",))
-    devices = [device for index in range(min(count, 64)) if (device := _open(nvml, index, notes)) is not None]
+    devices = [device for index in range(min(count, MAX_DEVICES)) if (device := _open(nvml, index, notes)) is not None]
     if not devices:
         return Found((), (*notes, "the NVIDIA driver runs and knows of no usable GPU."))
     gpus: list[Gpu] = []
@@ -115,7 +122,7 @@ def _read_all(nvml: Any, environ: Mapping[str, str], memory: Memory, root: Path)
         try:
             gpus.append(_read(nvml, device, ordinal, memory, notes, root))
         except nvml.NVMLError as error:
-            gone = getattr(error, "value", None) in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_NOT_FOUND)
+            gone = _is(nvml, error, "NVML_ERROR_GPU_IS_LOST") or _is(nvml, error, "NVML_ERROR_NOT_FOUND")
             what = "disappeared while it was read" if gone else "does not answer"
             notes.append(f"{device.label} {what} ({_said(error)}) and is left out; see `nvidia-smi`, or reboot.")
         except _BROKEN as error:
@@ -154,7 +161,7 @@ def _instances(nvml: Any, parent: Any, label: str) -> tuple[_Device, ...]:
     slots = 0
     with contextlib.suppress(nvml.NVMLError, *_BROKEN):
         slots = int(nvml.nvmlDeviceGetMaxMigDeviceCount(parent))
-    for slot in range(min(slots, 64)):
+    for slot in range(min(slots, MAX_DEVICES)):
         with contextlib.suppress(nvml.NVMLError, *_BROKEN):
             handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, slot)
             name, uuid = _text(nvml.nvmlDeviceGetName(handle)), _text(nvml.nvmlDeviceGetUUID(handle))
@@ -200,7 +207,7 @@ def _read(nvml: Any, device: _Device, index: int, memory: Memory, notes: list[st
         info = nvml.nvmlDeviceGetMemoryInfo(device.handle)
         total, free = int(info.total), int(info.free)
     except nvml.NVMLError as error:
-        unknown = getattr(error, "value", None) == nvml.NVML_ERROR_NOT_SUPPORTED
+        unknown = _is(nvml, error, "NVML_ERROR_NOT_SUPPORTED")
         if not unknown or device.mig or not memory.total_bytes:
             raise
         # So answer GB10 (DGX Spark) and Jetson, where one memory serves both.
@@ -267,6 +274,11 @@ def _process(nvml: Any, pid: int, root: Path) -> str:
         if name:
             return name
     return process_name(pid, root)
+
+
+def _is(nvml: Any, error: Exception, name: str) -> bool:
+    """Whether this is NVML's error of that name; an older nvidia-ml-py may not know the name."""
+    return getattr(error, "value", None) == getattr(nvml, name, object())
 
 
 def _text(answer: Any) -> str:

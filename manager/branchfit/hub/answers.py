@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import HubUnreachable
+from ..errors import HubUnreachable, UsageError
+from .address import check_branch
 from .http import Asked, Transport
-from .state import RepoFile
+from .patience import Patience
+from .state import RepoFile, is_commit, is_file
 
 MAX_API_BYTES = 64 * 1024 * 1024
 """Cap on an API answer: a commit of 100,000 files takes about 30 MB."""
@@ -17,23 +20,38 @@ MAX_API_BYTES = 64 * 1024 * 1024
 MAX_SMALL_FILE_BYTES = 8 * 1024 * 1024
 """Cap on cards and config files. The largest config seen among the cards' repos has under 100 KB."""
 
-
-def is_commit(revision: str) -> bool:
-    """Whether this is a full commit id, which never changes its meaning."""
-    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+NAMES_SHOWN = 5
+"""Of names that were left out so many are quoted: a line of a terminal's."""
 
 
-def read_refs(transport: Transport, asked: Asked) -> dict[str, str]:
-    """Branch -> commit, in the Hub's order."""
-    data = transport.get_json(asked, MAX_API_BYTES)
+@dataclass(frozen=True)
+class Refs:
+    """Branch -> commit in the Hub's order, and sentences about what was left out."""
+
+    branches: Mapping[str, str]
+    problems: tuple[str, ...] = ()
+
+
+def read_refs(transport: Transport, asked: Asked, patience: Patience | None = None) -> Refs:
+    """Where a repo's branches stand. Names that git would not take, or no terminal should see, are left out."""
+    data = transport.get_json(asked, MAX_API_BYTES, patience)
+    branches: dict[str, str] = {}
+    refused: list[str] = []
     try:
-        branches = {item["name"]: item["targetCommit"] for item in data["branches"]}
-        odd = [name for name, commit in branches.items() if not isinstance(name, str) or not is_commit(commit)]
+        for item in data["branches"]:
+            name, commit = item["name"], item["targetCommit"]
+            if not isinstance(name, str) or not _is_branch(name):
+                refused.append(f"{name!a:.80}")
+            elif not is_commit(commit):
+                raise HubUnreachable(asked.url, f"it gives no commit for the branch {name!r}")
+            else:
+                branches[name] = commit
     except (TypeError, KeyError) as error:
         raise HubUnreachable(asked.url, "what came back is not a list of branches") from error
-    if odd:
-        raise HubUnreachable(asked.url, f"it gives no commit for the branch {odd[0]!r}")
-    return branches
+    if not refused:
+        return Refs(branches)
+    shown = ", ".join(refused[:NAMES_SHOWN]) + (" and others" if len(refused) > NAMES_SHOWN else "")
+    return Refs(branches, (f"left out, since no branch can be called so: {shown}",))
 
 
 def read_info(transport: Transport, asked: Asked) -> tuple[str, tuple[RepoFile, ...]]:
@@ -43,18 +61,27 @@ def read_info(transport: Transport, asked: Asked) -> tuple[str, tuple[RepoFile, 
         commit, files = data["sha"], tuple(_file(item) for item in data["siblings"])
     except (TypeError, KeyError, ValueError) as error:
         raise HubUnreachable(asked.url, "what came back is not a list of files with their sizes") from error
-    if not isinstance(commit, str) or not is_commit(commit):
+    if not is_commit(commit):
         raise HubUnreachable(asked.url, "what came back names no commit")
     return commit, files
 
 
+def _is_branch(name: str) -> bool:
+    try:
+        return check_branch(name) == name
+    except UsageError:
+        return False
+
+
 def _file(item: Any) -> RepoFile:
-    lfs = item.get("lfs") or {}
-    path, size = item["rfilename"], lfs.get("size", item["size"])
-    if not isinstance(path, str) or type(size) is not int or size < 0:
+    if not isinstance(item, dict) or not isinstance(item.get("lfs"), (dict, type(None))):
+        raise TypeError("a file that is no object")
+    lfs = item["lfs"] if item.get("lfs") is not None else {}
+    size = lfs["size"] if "size" in lfs else item["size"]
+    file = RepoFile(item["rfilename"], size, item.get("blobId"), lfs.get("sha256"))
+    if not is_file(file):
         raise ValueError("a file without name or size")
-    blob_id, sha256 = item.get("blobId"), lfs.get("sha256")
-    return RepoFile(path, size, blob_id if isinstance(blob_id, str) else None, sha256)
+    return file
 
 
 def json_object(name: str, data: bytes) -> tuple[dict[str, Any] | None, str]:

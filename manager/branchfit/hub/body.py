@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import HubUnreachable
 from .wire import reason, wire_errors
+
+SLOW_WINDOW_S = 30.0
+"""A stream's rate is judged over this much waiting: a Wi-Fi roam or a busy proxy is over by then."""
+
+SLOWEST_STREAM_BYTES_PER_S = 1_000
+"""Below this 1 GB takes more than eleven days: a new connection is worth trying."""
 
 
 class BrokenStream(HubUnreachable):
@@ -32,17 +39,34 @@ class Body:
     def iter_bytes(self, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         """The bytes from `start` on, in pieces of at most `chunk_bytes`.
 
-        Raises BrokenStream when the line breaks, goes silent for the timeout, or ends before the announced length.
+        Raises BrokenStream when the line breaks, goes silent for the timeout, drips (see
+        SLOWEST_STREAM_BYTES_PER_S), or ends before the announced length.
         """
         done = 0
-        errors = wire_errors()
-        try:
-            for chunk in self.chunks():
-                for offset in range(0, len(chunk), chunk_bytes):
-                    piece = chunk[offset : offset + chunk_bytes]
-                    done += len(piece)
-                    yield piece
-        except errors as error:
-            raise BrokenStream(self.url, reason(error, self.timeout_s)) from error
+        for chunk in self._arriving():
+            for offset in range(0, len(chunk), chunk_bytes):
+                piece = chunk[offset : offset + chunk_bytes]
+                done += len(piece)
+                yield piece
         if self.length is not None and done != self.length:
             raise BrokenStream(self.url, f"the connection was closed after {done:,} of {self.length:,} bytes")
+
+    def _arriving(self) -> Iterator[bytes]:
+        chunks = self.chunks()
+        waited_s, arrived_bytes = 0.0, 0
+        while True:
+            # Only the waiting counts: what the reader does with a piece is not the line's slowness.
+            began = time.monotonic()
+            try:
+                chunk = next(chunks, None)
+            except wire_errors() as error:
+                raise BrokenStream(self.url, reason(error, self.timeout_s)) from error
+            if chunk is None:
+                return
+            waited_s += time.monotonic() - began
+            arrived_bytes += len(chunk)
+            if waited_s >= SLOW_WINDOW_S:
+                if arrived_bytes < waited_s * SLOWEST_STREAM_BYTES_PER_S:
+                    raise BrokenStream(self.url, f"only {arrived_bytes:,} bytes came in {waited_s:.3g} s")
+                waited_s, arrived_bytes = 0.0, 0
+            yield chunk

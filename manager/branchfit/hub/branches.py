@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import FileNotOnHub, HubUnreachable
+from ..errors import FileNotOnHub, HubError, HubUnreachable
 from .answers import MAX_SMALL_FILE_BYTES, is_genuine, json_object, read_info
 from .cache import Cache, Configs
-from .http import Asked, TooLarge, Transport
+from .http import Asked, RevisionUnknown, TooLarge, Transport
+from .patience import Workers, settled
 from .safetensors import LENGTH_BYTES, BadHeader, header_length, parse_header, weight_headers
-from .state import BranchState, RepoFile, TensorEntry
+from .state import BranchState, RepoFile, TensorEntry, plain
 
 MAX_WORKERS = 16
 """Requests in flight at once, however many branches there are."""
+
+MAX_BRANCHES = 200
+"""Branches of a repo that are read in full, at up to five requests each. GPTQ repos of 2023 have up to a dozen."""
 
 FIRST_RANGE_BYTES = 512 * 1024
 """The first bite of a safetensors file. A 70B GPTQ header (2,963 tensors) has 338,509 bytes: one request."""
@@ -41,32 +44,36 @@ class _Commit:
     files: tuple[RepoFile, ...] | None = None
     configs: Configs | None = None
     tensors: tuple[TensorEntry, ...] | None = None
-    small: dict[str, bytes | str | None] = field(default_factory=dict)
+    small: dict[str, bytes | str | HubError | None] = field(default_factory=dict)
     shards: dict[str, tuple[TensorEntry, ...]] = field(default_factory=dict)
     shard_names: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
+    failure: HubError | None = None
 
 
-@contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """A pool that, when something fails, drops what has not begun and does not wait for what has."""
-    pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="branchfit-hub")
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+def split_branches(branches: Mapping[str, str], main: str | None) -> tuple[dict[str, str], str]:
+    """The branches to read in full, `main` among them, and a sentence about the others ("" if there are none)."""
+    if len(branches) <= MAX_BRANCHES:
+        return dict(branches), ""
+    chosen = [name for name in branches if name != main][: MAX_BRANCHES - (main is not None)]
+    kept = {*chosen, main}
+    return (
+        {name: commit for name, commit in branches.items() if name in kept},
+        f"of {len(branches):,} branches {MAX_BRANCHES} are read; name another (owner/name:branch) to have it read",
+    )
 
 
-def read_branches(
-    pool: ThreadPoolExecutor, asking: Asking, branches: Mapping[str, str], headers: bool
-) -> tuple[BranchState, ...]:
+def unread(branch: str, commit: str) -> BranchState:
+    """A branch beyond those that are read in full."""
+    return BranchState(branch, commit, problems=(f"not read: it is beyond the first {MAX_BRANCHES} branches",))
+
+
+def read_branches(pool: Workers, asking: Asking, branches: Mapping[str, str], headers: bool) -> tuple[BranchState, ...]:
     """The state of each branch, in the order given. Branches at the same commit are read once.
 
     Round trips waited for a commit: its file list, then the headers of its weights; the two configs do
-    not wait for the list. What fails for all (no network, no access, rate limit) is raised; a header
-    that cannot be had is that branch's problem.
+    not wait for the list. No access and a rate limit are raised, and what fails for every branch (no
+    network). A list, a config or a header that alone cannot be had is that branch's problem.
     """
     cache, transport = asking.cache, asking.transport
     commits = {commit: _Commit() for commit in branches.values()}
@@ -96,8 +103,7 @@ def read_branches(
             pending[pool.submit(_small_file, transport, asking.file(commit, name))] = (commit, "small", name)
 
     while pending:
-        done, _ = wait(pending, return_when=FIRST_COMPLETED)
-        for job in done:
+        for job in settled(*pending):
             commit, kind, name = pending.pop(job)
             known = commits[commit]
             if kind == "header":
@@ -105,16 +111,26 @@ def read_branches(
                     known.shards[name] = job.result()
                 except BadHeader as error:
                     known.problems.append(f"the header of {name} was refused: {error}")
-                except (HubUnreachable, FileNotOnHub) as error:
-                    known.problems.append(f"the header of {name} was not read: {error}")
+                except (HubUnreachable, FileNotOnHub, RevisionUnknown) as error:
+                    known.problems.append(f"the header of {name} was not read: {_why(error)}")
             elif kind == "small":
                 known.small[name] = job.result()
             else:
-                said, known.files = job.result()
-                if said != commit:
-                    raise HubUnreachable(asking.info(commit).url, f"it lists the files of another commit ({said})")
-                cache.keep_files(commit, known.files)
+                try:
+                    said, files = job.result()
+                    if said != commit:
+                        lists = f"it lists the files of another commit ({said})"
+                        raise HubUnreachable(asking.info(commit).url, lists)
+                except (HubUnreachable, RevisionUnknown) as error:
+                    known.failure = error
+                    known.problems.append(f"its files were not listed: {_why(error)}")
+                    continue
+                known.files = files
+                cache.keep_files(commit, files)
                 ask_headers(commit, known)
+    failures = [known.failure for known in commits.values() if known.failure is not None]
+    if failures and len(failures) == len(commits):
+        raise failures[0]
     for commit, known in commits.items():
         _settle(cache, commit, known)
     return tuple(_state(branch, commit, commits[commit]) for branch, commit in branches.items())
@@ -137,14 +153,20 @@ def read_header(transport: Transport, asked: Asked, file_bytes: int) -> tuple[Te
     return parse_header(data[LENGTH_BYTES:end], file_bytes - end)
 
 
-def _small_file(transport: Transport, asked: Asked) -> bytes | str | None:
-    """The bytes, None if there is no such file, or what is wrong with it."""
+def _why(error: HubError) -> str:
+    return error.reason if isinstance(error, HubUnreachable) else str(error)
+
+
+def _small_file(transport: Transport, asked: Asked) -> bytes | str | HubError | None:
+    """The bytes, None if there is no such file, what is wrong with it, or why it could not be had."""
     try:
         return transport.get(asked, MAX_SMALL_FILE_BYTES)[0]
     except FileNotOnHub:
         return None
     except TooLarge as error:
         return f"{asked.path} is larger than {error.max_bytes:,} bytes"
+    except (HubUnreachable, RevisionUnknown) as error:
+        return error
 
 
 def _settle(cache: Cache, commit: str, known: _Commit) -> None:
@@ -153,12 +175,15 @@ def _settle(cache: Cache, commit: str, known: _Commit) -> None:
         listed = {file.path: file for file in known.files or ()}
         values: dict[str, dict[str, Any] | None] = {}
         problems: list[str] = []
-        genuine = True
+        genuine = known.files is not None
         for name in (CONFIG, QUANTIZE_CONFIG):
             found, file = known.small[name], listed.get(name)
             values[name] = None
             if isinstance(found, str):
                 problems.append(found)
+            elif isinstance(found, HubError):
+                genuine = False
+                problems += [] if known.failure is not None else [f"{name} was not read: {_why(found)}"]
             elif found is None:
                 genuine = genuine and file is None
                 problems += [f"{name} is listed but not served"] if file is not None else []
@@ -182,7 +207,7 @@ def _settle(cache: Cache, commit: str, known: _Commit) -> None:
 
 def _state(branch: str, commit: str, known: _Commit) -> BranchState:
     configs = known.configs or Configs(None, None)
-    problems = (*configs.problems, *sorted(known.problems))
+    problems = tuple(map(plain, (*configs.problems, *sorted(known.problems))))
     return BranchState(
         branch, commit, known.files or (), configs.config, configs.quantize_config, known.tensors, problems
     )

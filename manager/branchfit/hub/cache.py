@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,13 +22,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .state import RepoFile, TensorEntry
+from ..errors import UsageError
+from .address import check_branch
+from .state import RepoFile, TensorEntry, is_commit, is_file, is_tensor
 
 FORMAT = 1
 """Stands in every file; another number is another program's, and not read."""
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zlib.error)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zlib.error, UsageError)
 """What a cut, foreign or damaged file raises when it is read as one of these."""
+
+STALE_S = 3600.0
+"""A half-written file older than this is nobody's: a write takes milliseconds. One that slept through it only fails."""
 
 Found = TypeVar("Found")
 
@@ -68,12 +74,17 @@ class Cache:
         readable = re.sub(r"[^A-Za-z0-9._-]", "--", repo)
         key = hashlib.sha256(f"{endpoint}\n{repo}".encode()).hexdigest()[:12]
         self.folder = folder / "hub" / f"{readable}-{key}"
+        self._cleared = False
 
     def last(self) -> LastAnswer | None:
         def read(data: Any) -> LastAnswer:
-            branches = {str(name): str(commit) for name, commit in data["branches"].items()}
-            as_of = datetime.fromisoformat(data["as_of"]).astimezone(timezone.utc)
-            return LastAnswer(branches, data["readme"], data["readme_commit"], as_of)
+            branches, readme, commit = data["branches"], data["readme"], data["readme_commit"]
+            _expect(isinstance(branches, dict))
+            for name, stood in branches.items():
+                _expect(check_branch(name) == name and is_commit(stood))
+            _expect(readme is None or isinstance(readme, str))
+            _expect(commit is None or is_commit(commit))
+            return LastAnswer(branches, readme, commit, datetime.fromisoformat(data["as_of"]).astimezone(timezone.utc))
 
         return self._read("last.json", read)
 
@@ -83,7 +94,12 @@ class Cache:
         self._write("last.json", answer)
 
     def files(self, commit: str) -> tuple[RepoFile, ...] | None:
-        return self._read(f"{commit}.files.json.gz", lambda data: tuple(RepoFile(*row) for row in data["files"]))
+        def read(data: Any) -> tuple[RepoFile, ...]:
+            files = tuple(RepoFile(*row) for row in data["files"])
+            _expect(all(map(is_file, files)))
+            return files
+
+        return self._read(f"{commit}.files.json.gz", read)
 
     def keep_files(self, commit: str, files: tuple[RepoFile, ...]) -> None:
         self._write(f"{commit}.files.json.gz", {"files": [astuple(file) for file in files]})
@@ -91,9 +107,9 @@ class Cache:
     def configs(self, commit: str) -> Configs | None:
         def read(data: Any) -> Configs:
             values = [data["config"], data["quantize_config"]]
-            if not all(value is None or isinstance(value, dict) for value in values):
-                raise TypeError("a config is no object")
-            return Configs(values[0], values[1], tuple(str(problem) for problem in data["problems"]))
+            _expect(all(value is None or isinstance(value, dict) for value in values))
+            _expect(all(isinstance(problem, str) for problem in data["problems"]))
+            return Configs(values[0], values[1], tuple(data["problems"]))
 
         return self._read(f"{commit}.configs.json.gz", read)
 
@@ -106,9 +122,11 @@ class Cache:
             columns = [data["names"], data["dtypes"], data["shapes"], data["sizes"]]
             if len({len(column) for column in columns}) != 1:
                 raise ValueError("columns of unequal length")
-            return tuple(
+            entries = tuple(
                 TensorEntry(name, dtype, tuple(shape), size) for name, dtype, shape, size in zip(*columns, strict=True)
             )
+            _expect(all(map(is_tensor, entries)))
+            return entries
 
         return self._read(f"{commit}.tensors.json.gz", read)
 
@@ -131,12 +149,16 @@ class Cache:
             return None
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
-        content = json.dumps({"format": FORMAT, **data}, separators=(",", ":")).encode()
+        try:
+            content = json.dumps({"format": FORMAT, **data}, separators=(",", ":")).encode()
+        except RecursionError:  # a config so deep that it could just be read
+            return
         if name.endswith(".gz"):
             content = gzip.compress(content, compresslevel=3, mtime=0)
         written: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
             with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as stream:
                 written = Path(stream.name)
                 stream.write(content)
@@ -145,3 +167,18 @@ class Cache:
             if written is not None:
                 with suppress(OSError):
                     written.unlink()
+
+    def _clear(self) -> None:
+        """Removes what writers that were killed left behind; once, since a folder of 200 branches has 600 files."""
+        if self._cleared:
+            return
+        self._cleared = True
+        for left in self.folder.glob("*.tmp"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > STALE_S:
+                    left.unlink()
+
+
+def _expect(holds: bool) -> None:
+    if not holds:
+        raise TypeError("not what this program writes")

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BranchNotFound, FileNotOnHub, HubUnreachable
 from .address import check_branch, check_path, check_repo, quoted
-from .answers import MAX_SMALL_FILE_BYTES, is_commit, read_info, read_refs
+from .answers import MAX_SMALL_FILE_BYTES, read_info, read_refs
 from .body import Body
-from .branches import Asking, read_branches, workers
+from .branches import MAX_WORKERS, Asking, read_branches, split_branches, unread
 from .cache import Cache, LastAnswer, default_cache_dir
 from .http import Asked, RevisionUnknown, TooLarge, Transport
+from .patience import settled, short, workers
 from .safetensors import weight_headers
-from .state import BranchState, RepoState
+from .state import BranchState, RepoState, is_commit, plain
 
 README = "README.md"
+
+SHORT_TIMEOUT_S = 5.0
+"""So long a silent Hub is waited for where a remembered answer serves: a handshake across the world takes one."""
+
+_Card = tuple[str | None, str | None]
 
 
 class Hub:
@@ -24,9 +31,10 @@ class Hub:
 
     `endpoint` defaults to huggingface_hub's (HF_ENDPOINT), `token` to its own search (HF_TOKEN, then the
     login), `cache_dir` to BRANCHFIT_CACHE or the platform's cache folder. `timeout_s` bounds every connect
-    and every read; `offline`, or HF_HUB_OFFLINE, asks nobody and answers from the cache.
+    and every read, three of it a whole small answer; `offline`, or HF_HUB_OFFLINE, asks nobody and answers
+    from the cache. A user and password in the endpoint are sent and never shown: `Hub.endpoint` has none.
     Safe to use from several threads. Methods raise HubError's children, UsageError for names that cannot
-    be, and nothing of the HTTP library's.
+    be (so does Hub() itself for an endpoint that is no address), and nothing of the HTTP library's.
     """
 
     def __init__(
@@ -39,18 +47,21 @@ class Hub:
     ) -> None:
         from huggingface_hub import constants
 
-        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self._transport = Transport(endpoint or constants.ENDPOINT, token, timeout_s)
+        self.endpoint = self._transport.endpoint
         self.cache_dir = cache_dir if cache_dir is not None else default_cache_dir()
         self.offline = offline or bool(constants.HF_HUB_OFFLINE)
-        self._transport = Transport(self.endpoint, token, timeout_s)
+        self._short = short(min(timeout_s, SHORT_TIMEOUT_S))
 
     def repo_state(self, repo: str, branch: str | None = None, *, headers: bool = True) -> RepoState:
         """Every branch of a repo (or only `branch`), each as its own files describe it, and the card.
 
         With `headers` the tensors come from the safetensors headers, read by range. A branch whose commit
-        was read before is answered from the cache; then only the refs are asked for. Without network the
-        last answer is given with its date in `as_of`. Raises BranchNotFound (with the nearest names),
-        RepoNotFound, AccessDenied, RateLimited, HubUnreachable (no network and nothing remembered).
+        was read before is answered from the cache; then only the refs are asked for. Where the Hub gives no
+        answer, the last one is given, with its date in `as_of` and why in `as_of_reason`. Of a repo with
+        very many branches only the first are read in full; the others are listed with a problem. Raises
+        BranchNotFound (with the nearest names), RepoNotFound, AccessDenied, RateLimited, HubUnreachable (no
+        answer and nothing remembered).
         """
         check_repo(repo)
         if branch is not None:
@@ -60,10 +71,10 @@ class Hub:
         try:
             self._must_be_online(repo)
             return self._ask_state(repo, branch, headers, cache, last)
-        except HubUnreachable:
+        except HubUnreachable as error:
             if last is None:
                 raise
-            return self._remembered_state(repo, branch, headers, cache, last)
+            return self._remembered_state(repo, branch, headers, cache, last, error.reason)
 
     def branch_files(self, repo: str, branch_or_commit: str) -> BranchState:
         """The commit a branch stands at and its files, neither configs nor headers. For a commit, from the cache."""
@@ -76,7 +87,7 @@ class Hub:
         try:
             commit, files = read_info(self._transport, self._asked_info(repo, branch_or_commit))
         except RevisionUnknown as error:
-            known_branches = read_refs(self._transport, self._asked_refs(repo))
+            known_branches = read_refs(self._transport, self._asked_refs(repo)).branches
             raise BranchNotFound(repo, branch_or_commit, known_branches) from error
         cache.keep_files(commit, files)
         return BranchState(branch_or_commit, commit, files)
@@ -108,10 +119,12 @@ class Hub:
     def _ask_state(
         self, repo: str, branch: str | None, headers: bool, cache: Cache, last: LastAnswer | None
     ) -> RepoState:
-        with workers() as pool:
+        with workers(MAX_WORKERS) as pool:
             # With nothing remembered the card will be needed: it need not wait for the refs.
             early = pool.submit(self._readme, repo, "main") if last is None else None
-            branches = read_refs(self._transport, self._asked_refs(repo))
+            patience = self._short if last is not None else None
+            refs = read_refs(self._transport, self._asked_refs(repo), patience)
+            branches, problems = refs.branches, list(refs.problems)
             if branch is not None and branch not in branches:
                 raise BranchNotFound(repo, branch, branches)
             main = branches.get("main") or next(iter(branches.values()), None)
@@ -121,22 +134,41 @@ class Hub:
                 info=lambda commit: self._asked_info(repo, commit),
                 file=lambda commit, path: self._asked_file(repo, commit, path),
             )
-            wanted = branches if branch is None else {branch: branches[branch]}
-            card = (last.readme, last.readme_commit) if last is not None else (None, None)
+            wanted, beyond = split_branches(branches, "main" if "main" in branches else None)
+            if branch is not None:
+                wanted, beyond = {branch: branches[branch]}, ""
+            problems += [beyond] if beyond else []
             job = early
-            if job is None and main is not None and card[1] != main:
+            if job is None and main is not None and last is not None and last.readme_commit != main:
                 job = pool.submit(self._readme, repo, main)
-            states = read_branches(pool, asking, wanted, headers)
+            read = {state.branch: state for state in read_branches(pool, asking, wanted, headers)}
+            card, problem = self._card(repo, main, job, last)
+            problems += [problem] if problem else []
+        cache.keep_last(branches, *card)
+        names = branches if branch is None else wanted
+        states = tuple(read.get(name) or unread(name, branches[name]) for name in names)
+        return RepoState(repo, *card, states, problems=tuple(problems))
+
+    def _card(
+        self, repo: str, main: str | None, job: Future[_Card] | None, last: LastAnswer | None
+    ) -> tuple[_Card, str]:
+        """The card and its commit, and a sentence where it could not be read."""
+        former: _Card = (last.readme, last.readme_commit) if last is not None else (None, None)
+        try:
+            card = former
             if job is not None:
+                settled(job)
                 card = job.result()
             if main is not None and card[1] != main:
                 # The branch moved between the two answers, or the first one is not called main.
                 card = self._readme(repo, main)
-        cache.keep_last(branches, *card)
-        return RepoState(repo, card[0], card[1], states)
+        except HubUnreachable as error:
+            kept = ", so this is a former one" if former[0] is not None else ""
+            return former, f"the card ({README}) was not read{kept}: {error.reason}"
+        return card, ""
 
     def _remembered_state(
-        self, repo: str, branch: str | None, headers: bool, cache: Cache, last: LastAnswer
+        self, repo: str, branch: str | None, headers: bool, cache: Cache, last: LastAnswer, reason: str
     ) -> RepoState:
         if branch is not None and branch not in last.branches:
             raise BranchNotFound(repo, branch, last.branches)
@@ -149,7 +181,7 @@ class Hub:
             chosen, odd = weight_headers(files or ())
             problems = [*(configs.problems if configs is not None else ()), *([odd] if odd else [])]
             if files is None or configs is None or (headers and chosen and tensors is None):
-                problems.append("not all of it was read before the network went")
+                problems.append("not all of it was read while the Hub answered")
             states.append(
                 BranchState(
                     branch=name,
@@ -158,12 +190,12 @@ class Hub:
                     config=configs.config if configs is not None else None,
                     quantize_config=configs.quantize_config if configs is not None else None,
                     tensors=tensors,
-                    problems=tuple(problems),
+                    problems=tuple(map(plain, problems)),
                 )
             )
-        return RepoState(repo, last.readme, last.readme_commit, tuple(states), last.as_of)
+        return RepoState(repo, last.readme, last.readme_commit, tuple(states), last.as_of, reason)
 
-    def _readme(self, repo: str, revision: str) -> tuple[str | None, str | None]:
+    def _readme(self, repo: str, revision: str) -> _Card:
         """The card's text, None if there is none, and the commit it was read at."""
         known = revision if is_commit(revision) else None
         try:

@@ -20,6 +20,12 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 """`MAX_HEADER_SIZE` in safetensors/src/tensor.rs."""
 
+MAX_SHARDS = 1000
+"""Headers read of one checkpoint. The largest published have under 200 (Llama 3.1 405B: 191)."""
+
+NAMES_SHOWN = 5
+"""Of many weight files so many are named: a line of a terminal's."""
+
 DTYPE_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -91,15 +97,23 @@ def weight_headers(files: Iterable[RepoFile]) -> tuple[tuple[RepoFile, ...], str
         if shard := _SHARD.fullmatch(path):
             sets.setdefault((shard["stem"], int(shard["total"])), []).append(found[path])
     for (_, total), shards in sorted(sets.items()):
+        if len(shards) == total > MAX_SHARDS:
+            return (), f"the headers of {total:,} shards are not read, at most those of {MAX_SHARDS:,} are"
         if len(shards) == total:
             return tuple(shards), ""
     single = sorted(path for path in found if not _SHARD.fullmatch(path))
     if single:
-        odd = f"several weight files ({', '.join(single)}): a loader takes the last" if len(single) > 1 else ""
+        odd = f"several weight files ({_named(single)}): a loader takes the last" if len(single) > 1 else ""
         return (found[single[-1]],), odd
     for (stem, total), shards in sorted(sets.items()):
         return (), f"{len(shards)} of the {total} shards of {stem} are there"
     return (), ""
+
+
+def _named(paths: list[str]) -> str:
+    if len(paths) <= NAMES_SHOWN:
+        return ", ".join(paths)
+    return f"{', '.join(paths[: NAMES_SHOWN - 1])} ... {paths[-1]}, {len(paths):,} in all"
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

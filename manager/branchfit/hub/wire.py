@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import errno
 import http.client
-import importlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from .patience import ANSWER_TIMEOUTS, Deadline, WireFault, within
 
 REQUESTS_READ_BYTES = 128 * 1024
-"""urllib3 loses what it had of a piece when a connection is reset: small pieces lose little."""
+"""At most so much of a body is taken at once from urllib3."""
+
+BAD_ADDRESS = (
+    "an address cannot be one: the Hub's, one it redirects to, or that of a proxy (ALL_PROXY, HTTP_PROXY, HTTPS_PROXY)"
+)
+"""The libraries look at all of these in one call, and quote them with their passwords."""
+
+Request = TypeVar("Request")
 
 
 @dataclass(frozen=True)
@@ -34,44 +43,56 @@ _SESSION_LOCK = threading.Lock()
 
 
 def shared_session() -> Any:
-    """huggingface_hub's session. 1.x makes two clients when two threads ask for the first one at once."""
+    """huggingface_hub's session. 1.x makes two clients when two threads ask for the first one at once.
+
+    Raises WireFault where the environment's proxy or certificates make one impossible.
+    """
     from huggingface_hub.utils import get_session
 
-    with _SESSION_LOCK:
-        return get_session()
+    try:
+        with _SESSION_LOCK:
+            return get_session()
+    except (OSError, ValueError, ImportError) as error:
+        raise _unopenable(error) from error
 
 
 @contextmanager
-def streamed_get(url: str, headers: Mapping[str, str], timeout_s: float) -> Iterator[WireAnswer]:
+def streamed_get(url: str, headers: Mapping[str, str], timeout_s: float, deadline: Deadline) -> Iterator[WireAnswer]:
     """GET without following redirects. `timeout_s` bounds the connect and every single read.
 
-    Raises what `wire_errors()` lists, in the block too.
+    The headers have to be there by `deadline` (a name that is looked up, and headers that drip, know no
+    timeout). Raises what `wire_errors()` lists, in the block too.
     """
     session = shared_session()
-    # requests.Session has a `stream` as well, but it is a flag.
-    if callable(getattr(session, "stream", None)):
-        with session.stream("GET", url, headers=dict(headers), timeout=timeout_s, follow_redirects=False) as answer:
-            yield WireAnswer(answer.status_code, answer.headers, answer.iter_raw)
-        return
-    answer = session.get(url, headers=dict(headers), timeout=timeout_s, stream=True, allow_redirects=False)
+    open_it = _httpx_get if callable(getattr(session, "stream", None)) else _requests_get
+    answer = within(deadline, lambda: _opened(open_it, session, url, headers, timeout_s), lambda late: late.close())
+    held = _Held()
     try:
-        yield WireAnswer(answer.status_code, answer.headers, lambda: _read_raw(answer.raw))
+        chunks = _requests_chunks(answer.raw) if open_it is _requests_get else answer.iter_raw
+        if "Content-Length" not in answer.headers:
+            # The lines between a chunked body's pieces may drip without a piece ever coming.
+            yield WireAnswer(answer.status_code, answer.headers, lambda: _each_within(chunks(), timeout_s, held))
+        else:
+            yield WireAnswer(answer.status_code, answer.headers, chunks)
     finally:
-        answer.close()
+        if held.by_thread:
+            # Closing waits for the thread that reads.
+            threading.Thread(target=answer.close, name="branchfit-close", daemon=True).start()
+        else:
+            answer.close()
 
 
 def wire_errors() -> tuple[type[Exception], ...]:
     """What a session raises when the line, and not the Hub, is at fault (OSError: sockets, TLS, DNS, offline mode)."""
     found: list[type[Exception]] = [OSError, http.client.HTTPException]
-    roots = {kind.__module__.partition(".")[0] for kind in type(shared_session()).__mro__}
-    if "requests" in roots:
-        found += [
-            importlib.import_module("requests").exceptions.RequestException,
-            importlib.import_module("urllib3").exceptions.HTTPError,
-        ]
-    for root in roots & {"httpx", "httpx2"}:
-        module = importlib.import_module(root)
-        found += [module.HTTPError, module.StreamError, module.InvalidURL]
+    # A library that is not loaded raised nothing.
+    if "requests" in sys.modules:
+        found.append(sys.modules["requests"].exceptions.RequestException)
+    if "urllib3" in sys.modules:
+        found.append(sys.modules["urllib3"].exceptions.HTTPError)
+    for name in ("httpx", "httpx2"):
+        if module := sys.modules.get(name):
+            found += [module.HTTPError, module.StreamError, module.InvalidURL]
     return tuple(found)
 
 
@@ -80,12 +101,16 @@ def reason(error: BaseException, timeout_s: float) -> str:
     chain = list(_chain(error))
     kinds = " ".join(type(link).__name__ for link in chain)
     for link in chain:
+        if isinstance(link, WireFault):
+            return link.said
         if isinstance(link, socket.gaierror):
             return "the host's name cannot be resolved"
         if isinstance(link, ssl.SSLError):
             return f"TLS failed ({link.reason or type(link).__name__})"
     if "Timeout" in kinds or any(isinstance(link, TimeoutError) for link in chain):
         return f"nothing came for {timeout_s:g} s"
+    if "InvalidURL" in kinds:
+        return BAD_ADDRESS
     if "OfflineModeIsEnabled" in kinds:
         return "offline mode is on (HF_HUB_OFFLINE)"
     for link in chain:
@@ -98,8 +123,67 @@ def reason(error: BaseException, timeout_s: float) -> str:
     return type(error).__name__
 
 
-def _read_raw(raw: Any) -> Iterator[bytes]:
-    while chunk := raw.read(REQUESTS_READ_BYTES, decode_content=False):
+@dataclass
+class _Held:
+    """Whether a thread that was left behind may still be reading the answer."""
+
+    by_thread: bool = False
+
+
+def _keep_headers(request: Request) -> Request:
+    """As `auth`: requests would put a netrc entry, and all of them a URL's user, in the token's place."""
+    return request
+
+
+def _opened(open_it: Callable[..., Any], session: Any, url: str, headers: Mapping[str, str], timeout_s: float) -> Any:
+    try:
+        return open_it(session, url, dict(headers), timeout_s)
+    except wire_errors():
+        raise
+    except (ValueError, ImportError) as error:
+        raise _unopenable(error) from error
+
+
+def _httpx_get(session: Any, url: str, headers: dict[str, str], timeout_s: float) -> Any:
+    request = session.build_request("GET", url, headers=headers, timeout=timeout_s)
+    return session.send(request, stream=True, auth=_keep_headers, follow_redirects=False)
+
+
+def _requests_get(session: Any, url: str, headers: dict[str, str], timeout_s: float) -> Any:
+    return session.get(url, headers=headers, timeout=timeout_s, stream=True, allow_redirects=False, auth=_keep_headers)
+
+
+def _unopenable(error: Exception) -> WireFault:
+    # Without the library's own words: they may quote a proxy's password.
+    if isinstance(error, ImportError):
+        return WireFault(
+            "the proxy that the environment names (ALL_PROXY, HTTPS_PROXY) needs a package that is missing"
+        )
+    if isinstance(error, OSError):
+        return WireFault(
+            f"the certificates that the environment names (SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE) "
+            f"cannot be read ({error.strerror or type(error).__name__})"
+        )
+    return WireFault(BAD_ADDRESS)
+
+
+def _requests_chunks(raw: Any) -> Callable[[], Iterator[bytes]]:
+    # read() sits until it has all it was asked for, however long that drips; read1() gives what is there.
+    # urllib3 has it from 2.1 on; before, http.client's own is the one that its read() calls.
+    if hasattr(raw, "read1"):
+        return lambda: iter(lambda: raw.read1(REQUESTS_READ_BYTES, decode_content=False) or b"", b"")
+    return lambda: iter(lambda: raw._original_response.read1(REQUESTS_READ_BYTES), b"")
+
+
+def _each_within(chunks: Iterator[bytes], timeout_s: float, held: _Held) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = within(Deadline(ANSWER_TIMEOUTS * timeout_s), lambda: next(chunks, None), lambda late: None)
+        except BaseException:
+            held.by_thread = True
+            raise
+        if chunk is None:
+            return
         yield chunk
 
 
