@@ -216,11 +216,18 @@ def test_pulling_listing_verifying_and_removing_a_recommended_branch(served: Loo
 
     (listed,) = document(branchfit("list", "--to", models, "--json"))["models"]
     assert listed["prompt_template"]["text"] == ALPACA_COT.text
-    assert document(branchfit("verify", "--to", models, "--json"))["models"][0]["ok"] is True
+    (verified,) = document(branchfit("verify", "--to", models, "--json", hub=served))["models"]
+    assert (verified["ok"], verified["against"]) == (True, "hub")
+    alone = branchfit("verify", "--to", models, HF_ENDPOINT="http://127.0.0.1:9")
+    assert b"recorded at the pull" in alone.stdout and b"recorded at the pull" in alone.stderr
 
     weights = models / name / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert b"model.safetensors" in branchfit("verify", name, "--to", models, code=1).stdout
+    bad = branchfit("verify", name, "--to", models, hub=served, code=1).stdout
+    assert b"model.safetensors" in bad and b"to mend it" in bad
+    weights.unlink()
+    branchfit("pull", f"{REPO}:{BEST}", "--to", models, hub=served)
+    branchfit("verify", name, "--to", models, hub=served)
 
     prompted = branchfit("prompt", name, "What is 2+2?", "--to", models)
     assert prompted.stdout.decode() == ALPACA_COT.render("What is 2+2?")
@@ -231,6 +238,18 @@ def test_pulling_listing_verifying_and_removing_a_recommended_branch(served: Loo
     freed = document(branchfit("remove", f"{REPO}:{BEST}", "--to", models, "--yes", "--json"))
     assert freed["freed_bytes"] > 1_000_000
     assert list(models.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_read_is_no_success_and_two_names_are_never_mixed_up(tmp_path: Path) -> None:
+    made = demo_repo(tmp_path / "repo")
+    models = tmp_path / "m"
+    with LoopbackHub() as hub:
+        hub.add_repo("a/b_c", {"main": made.branches["main"]})
+        branchfit("pull", "a/b_c:main", "--to", models, hub=hub)
+    assert b"no installed model" in branchfit("remove", "a_b/c", "--yes", "--to", models, code=4).stderr
+    (models / "a_b_c" / "branchfit.lock.json").write_text("{", encoding="utf-8")
+    assert b"cannot be verified" in branchfit("verify", "--to", models, code=1).stdout
+    assert b"no folder" in branchfit("verify", "--to", tmp_path / "none", code=2).stderr
 
 
 def test_a_dry_run_says_what_would_come_and_changes_nothing(served: LoopbackHub, tmp_path: Path) -> None:
@@ -270,7 +289,7 @@ def test_without_network_the_last_answer_is_used_and_its_date_said(tmp_path: Pat
         online = document(branchfit("variants", REPO, "--json", HF_ENDPOINT=endpoint))
     offline = document(branchfit("variants", REPO, "--json", HF_ENDPOINT=endpoint))
     assert offline["variants"] == online["variants"]
-    assert any("no network" in note and "UTC" in note for note in offline["notes"])
+    assert any("refused" in note and "the Hub's answer of" in note and "UTC" in note for note in offline["notes"])
     done = branchfit("variants", "o/never-asked", HF_ENDPOINT=endpoint, code=1)
     assert b"no usable answer" in done.stderr
 

@@ -196,6 +196,20 @@ def test_a_branch_that_holds_no_weights_is_listed_as_such(files: dict[str, int])
     assert variant.problem == "it holds no weights"
 
 
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"gptq_model-4bit.pt": 900, "README.md": 3}, "pickles (gptq_model-4bit.pt)"),
+        ({"pytorch_model-00001-of-00002.bin": 9, "pytorch_model-00002-of-00002.bin": 9}, "pickles"),
+        ({"model-00001-of-00003.safetensors": 9, "model-00003-of-00003.safetensors": 9}, "2 of the 3 shards"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_told_and_never_recommended(files: dict[str, int], why: str) -> None:
+    (variant,) = from_hub("o/r", None, [state(config=SMALL, files=files)]).variants
+    assert not variant.holds_weights
+    assert why in variant.problem
+
+
 def test_a_branch_that_is_in_the_card_and_not_on_the_hub_is_kept_and_reported() -> None:
     main = state("main", config={**WIZARDMATH_70B, "quantization_config": quantization()})
     listed = from_hub(REPO, read_card(seed_card()), [main])

@@ -18,12 +18,14 @@ from ..variants import VariantList, from_card, from_hub
 
 @dataclass(frozen=True)
 class Gathered:
-    """A repo's variants and card. `as_of` is the date of the answer where there was no network."""
+    """A repo's variants and card. `as_of` is the date of an answer that is not fresh, `as_of_reason` why it is not."""
 
     listed: VariantList
     card: ModelCard | None
     branch: str | None = None
     as_of: datetime | None = None
+    as_of_reason: str | None = None
+    problems: tuple[str, ...] = ()
 
     @property
     def sisters(self) -> tuple[Sister, ...]:
@@ -39,9 +41,11 @@ class Gathered:
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """What has to be said beside the answer: how old it is, and what of the repo could not be read."""
         if self.as_of is None:
-            return ()
-        return (f"no network: this is the Hub's answer of {self.as_of:%Y-%m-%d %H:%M} UTC",)
+            return self.problems
+        why = self.as_of_reason or "the Hub gave no answer"
+        return (f"{why}: this is the Hub's answer of {self.as_of:%Y-%m-%d %H:%M} UTC", *self.problems)
 
 
 def gather(repo: str | None, card: Path | None, config: Path | None) -> Gathered:
@@ -98,7 +102,7 @@ def _from_hub(ref: RepoRef) -> Gathered:
     listed = from_hub(ref.repo, card, state.branches)
     if ref.branch is not None and ref.branch not in {s.branch for s in state.branches}:
         raise BranchNotFound(ref.repo, ref.branch, [s.branch for s in state.branches])
-    return Gathered(listed, card, ref.branch, state.as_of)
+    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, state.problems)
 
 
 def read_file(path: Path) -> bytes:
@@ -125,4 +129,5 @@ def gather_branch(ref: RepoRef) -> Gathered:
 
     state = Hub().repo_state(ref.repo, ref.branch or "main", headers=False)
     card = read_card(state.readme, ref.repo) if state.readme else None
-    return Gathered(from_hub(ref.repo, card, state.branches), card, ref.branch, state.as_of)
+    listed = from_hub(ref.repo, card, state.branches)
+    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, state.problems)

@@ -12,8 +12,9 @@ import click
 
 from .. import installed as on_disk
 from ..download import DownloadPlan, Installed, plan, pull
-from ..errors import BranchFitError, NothingFits, UsageError
-from ..hub import Hub, parse_repo
+from ..download.unfinished import unfinished
+from ..errors import BranchFitError, HubError, NothingFits, UsageError
+from ..hub import BranchState, Hub, parse_repo
 from ..units import gb
 from . import advise
 from .gather import Gathered, gather, gather_branch
@@ -102,6 +103,8 @@ def pull_command(
             ref.repo,
             branch,
             folder,
+            # What was recommended is what is fetched, though the branch may move meanwhile.
+            commit=variant.commit if variant is not None and ref.branch is None else None,
             on_event=progress.tell,
             latest=latest,
             staging_dir=staging,
@@ -171,6 +174,8 @@ def list_command(to: Path | None, json_: bool) -> None:
         models_table(found.installed)
     else:
         click.echo(f"no models of BranchFit's under {folder}")
+    for partly in unfinished(folder):
+        click.echo(f"unfinished: {partly.repo}:{partly.branch}, {gb(partly.size_bytes)} here; pull it again to go on")
     for other in found.unknown:
         click.echo(f"left alone: {other.folder.name} ({other.reason})")
 
@@ -185,13 +190,18 @@ def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
     NAME is a folder name from `branchfit list`, or owner/name[:branch]; without one, all are verified.
     """
     folder = models_folder(to)
-    models = [find(folder, name)] if name else on_disk.installed(folder)
+    found = on_disk.scan(folder)
+    models = [find(folder, name)] if name else found.installed
+    broken = [] if name else [other for other in found.unknown if other.broken]
+    if to is not None and not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}.")
     from .progress import PullProgress
 
     reports = []
     for model in models:
+        listing = _published(model)
         with PullProgress(quiet=json_) as progress:
-            reports.append((model, on_disk.verify(model, progress.tell)))
+            reports.append((model, on_disk.verify(model, progress.tell, listing)))
     if json_:
         click.echo(
             json.dumps(
@@ -200,12 +210,14 @@ def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
                         {
                             **_installed(model),
                             "ok": report.ok,
+                            "against": report.against,
                             "bad": [{"path": b.path, "expected": b.expected, "actual": b.actual} for b in report.bad],
                             "missing": list(report.missing),
                             "extra": list(report.extra),
                         }
                         for model, report in reports
-                    ]
+                    ],
+                    "broken": [{"name": other.folder.name, "reason": other.reason} for other in broken],
                 },
                 indent=2,
             )
@@ -213,8 +225,11 @@ def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
     else:
         if not models:
             click.echo(f"no models of BranchFit's under {folder}")
+        for other in broken:
+            click.echo(f"{other.folder.name}: cannot be verified, {other.reason}")
         for model, report in reports:
-            state = f"ok, {len(model.files)} files" if report.ok else "NOT what was published"
+            by = "the Hub's hashes" if report.against == "hub" else "the hashes recorded at the pull"
+            state = f"ok by {by}, {len(model.files)} files" if report.ok else f"NOT what was published, by {by}"
             click.echo(f"{model.folder.name}: {state}")
             for bad in report.bad:
                 click.echo(f"  bad      {bad.path}: expected {bad.expected}, got {bad.actual}")
@@ -227,8 +242,17 @@ def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
                 )
             for path in report.extra:
                 click.echo(f"  extra    {path} (not the author's; left alone)")
-    if not all(report.ok for _, report in reports):
+    if broken or not all(report.ok for _, report in reports):
         raise click.exceptions.Exit(1)
+
+
+def _published(model: Installed) -> BranchState | None:
+    """The Hub's listing of a model's commit, None (with a remark) where it cannot be asked."""
+    try:
+        return Hub(timeout_s=5).branch_files(model.repo, model.commit)
+    except HubError as error:
+        click.echo(f"note: {model.folder.name} is compared with what was recorded at the pull: {error}", err=True)
+        return None
 
 
 @click.command("remove")

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..loaders import RUNTIMES, can_load, of_loader
 from ..shape import ModelShape, read_shape
 from .model import Disagreement, Variant, VariantList
-from .own_files import Quantisation, has_zero_bias, read_quantisation, weight_files
+from .own_files import Quantisation, has_zero_bias, missing_weights, read_quantisation, weight_files
 
 if TYPE_CHECKING:
     from ..hub import BranchState
@@ -122,13 +122,11 @@ def _merge(
     if own.format is not None or shape is not None or row is None:
         reads = _exllama_reads(format_, bits, group_size, act_order, own.symmetric, model_type)
         exllama = settle("exllama", exllama, reads, reads is not None)
-    problem = ""
-    if state is not None and not weights:
-        problem = "it holds no weights"
+    problem = missing_weights(state) if state is not None else ""
     variant = Variant(
         branch=branch,
         commit=state.commit if state else None,
-        format="none" if problem else format_,
+        format=format_ if weights or state is None else "none",
         bits=bits,
         group_size=group_size,
         act_order=act_order,

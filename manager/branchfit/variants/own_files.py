@@ -17,7 +17,10 @@ MAX_SETTING = 10**6
 """Above any bits or group size there is; the widest linear of any model has fewer inputs."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt")
-"""How weight files are called. `.bin`, `.pt`, `.pth` and `.ckpt` are pickles: listed, never pulled."""
+"""How weight files are called."""
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+"""Those of them that torch.load reads: listed, never pulled."""
 
 _NOT_WEIGHTS = re.compile(r"(^|/)(training_args|optimizer|scheduler|rng_state|trainer_state)[^/]*\.(bin|pt|pth)$")
 """Pickles that trainers leave beside weights (transformers' Trainer writes these names)."""
@@ -50,6 +53,19 @@ def weight_files(state: BranchState) -> tuple[str, ...]:
     ]
     best = [path for path in found if path.lower().endswith(".safetensors")]
     return tuple(best or found)
+
+
+def missing_weights(state: BranchState) -> str:
+    """Why a branch's weights cannot be had, as a clause; "" where they can."""
+    chosen, odd = weight_headers(state.files)
+    if not chosen and odd:
+        return odd
+    found = weight_files(state)
+    if not found:
+        return "it holds no weights"
+    if all(path.lower().endswith(PICKLES) for path in found):
+        return f"its only weights are pickles ({', '.join(found[:3])}), which can run code and are never fetched"
+    return ""
 
 
 def read_quantisation(state: BranchState, config: Mapping[str, Any]) -> Quantisation:
