@@ -158,7 +158,7 @@ class AccessDenied(HubError):
         self.repo = repo
         self.kind = kind
         what = {
-            "gated": f"{repo} is gated: accept its terms on its page, then give a token",
+            "gated": f"{repo} is gated: accept its terms on its page, then give a token of that account",
             "token": f"your token is not good for {repo}: make a new one",
         }.get(kind, f"{repo} is private, or your token may not read it: give a token that can")
         super().__init__(f"{what} (HF_TOKEN, or `hf auth login`).", url)
