@@ -294,6 +294,26 @@ def test_without_network_the_last_answer_is_used_and_its_date_said(tmp_path: Pat
     assert b"no usable answer" in done.stderr
 
 
+def test_a_second_pull_without_network_does_nothing_and_says_so(tmp_path: Path) -> None:
+    made = demo_repo(tmp_path / "repo")
+    with LoopbackHub() as hub:
+        hub.add_repo(made.repo, made.branches)
+        endpoint = hub.endpoint
+        branchfit("pull", f"{REPO}:main", "--to", tmp_path / "m", HF_ENDPOINT=endpoint)
+    again = branchfit("pull", f"{REPO}:main", "--to", tmp_path / "m", HF_ENDPOINT=endpoint)
+    assert b"already there (the Hub could not be asked" in again.stdout
+    branchfit("pull", f"{REPO}:gptq-4bit-32g-actorder_True", "--to", tmp_path / "m", HF_ENDPOINT=endpoint, code=1)
+
+
+def test_a_readme_that_is_no_text_costs_only_the_readme(tmp_path: Path) -> None:
+    made = demo_repo(tmp_path / "repo")
+    with LoopbackHub() as hub:
+        hub.add_repo(made.repo, {"main": {**made.branches["main"], "README.md": b"\0\1\2" * 50}})
+        answer = document(branchfit("recommend", REPO, "--gpu", "24GiB@8.6", "--json", hub=hub))
+    assert answer["choice"]["branch"] == "main"
+    assert any("README.md" in note for note in answer["notes"])
+
+
 def test_a_prompt_takes_standard_input_byte_for_byte() -> None:
     raw = "a\n\n{instruction}\0é\n".encode()
     done = branchfit("prompt", "--template", "alpaca-cot", stdin=raw)

@@ -135,6 +135,14 @@ def test_asking_about_one_branch_answers_about_that_one() -> None:
     assert "main" in refused.reason
 
 
+def test_a_branch_that_cannot_be_had_is_answered_with_those_that_fit() -> None:
+    empty = replace(SEED.variants[0], holds_weights=False, problem="it holds no weights")
+    answer = ask("80GiB@8.0", listed=VariantList(REPO, None, (empty, *SEED.variants[1:])), branch="main")
+    assert answer.choice is None
+    assert "main: it holds no weights. Fits: gptq-4bit-32g-actorder_True" in answer.reason
+    assert all(assessment.why for assessment in answer.assessments)
+
+
 def test_a_loader_that_is_asked_for_is_the_only_one_considered() -> None:
     everything = available_runtimes(None, True)
     only = Availability(of_loader(everything.runtimes, "AutoGPTQ"), True, "")

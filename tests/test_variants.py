@@ -254,10 +254,11 @@ def test_a_gguf_repo_is_not_taken_for_gptq() -> None:
     assert variant.format == "gguf"
 
 
-def test_an_unreadable_config_is_a_note_and_the_branch_stays() -> None:
+def test_a_branch_whose_config_describes_no_model_is_listed_and_never_recommended() -> None:
     listed = from_hub("o/r", None, [state(config={"model_type": "llama", "quantization_config": quantization()})])
-    assert listed.variants[0].shape is None
-    assert any("hidden_size" in note for note in listed.notes)
+    (variant,) = listed.variants
+    assert variant.shape is None and not variant.holds_weights
+    assert "hidden_size" in variant.problem
 
 
 def test_a_size_printed_to_two_digits_agrees_with_the_real_one() -> None:

@@ -132,8 +132,7 @@ class HubUnreachable(HubError):
         self.reason = reason
         super().__init__(
             f"the Hub gave no usable answer for {url}: {reason}. "
-            f"Check the connection (and HF_ENDPOINT, if you set it), then try again; "
-            f"a card on disk is read without it (--card FILE --config FILE).",
+            f"Check the connection (and HF_ENDPOINT, if you set it), then try again.",
             url,
         )
 

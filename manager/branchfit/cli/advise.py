@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import UsageError
+from ..errors import HubUnreachable, UsageError
 from ..gpus import detect, parse_gpus
 from ..loaders import available_runtimes, of_loader
 from ..recommend import Recommendation, recommend
@@ -29,7 +29,7 @@ def variants(repo: str | None, card: Path | None, config: Path | None, json_: bo
 
     REPO is owner/name or the page's address.
     """
-    found = gather(repo, card, config)
+    found = _gather(repo, card, config)
     if json_:
         from .as_json import dump, variants_document
 
@@ -45,6 +45,14 @@ def variants(repo: str | None, card: Path | None, config: Path | None, json_: bo
     for sister in found.sisters:
         click.echo(f"also as {sister.kind.upper()}: {sister.repo}")
     render.notes((*found.notes, *found.listed.notes))
+
+
+def _gather(repo: str | None, card: Path | None, config: Path | None) -> Gathered:
+    try:
+        return gather(repo, card, config)
+    except HubUnreachable:
+        click.echo("note: a card on disk is read without network: --card README.md --config config.json", err=True)
+        raise
 
 
 def advise(
@@ -94,7 +102,7 @@ def recommend_command(
 
     REPO is owner/name, owner/name:branch to ask about one branch, or the page's address.
     """
-    found = gather(repo, card, config)
+    found = _gather(repo, card, config)
     answer = advise(found, gpu, context, loader, runtime, prefer)
     if json_:
         from .as_json import dump, recommendation_document

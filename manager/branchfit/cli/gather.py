@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..card import CardTemplate, ModelCard, Sister, read_card
-from ..errors import BranchNotFound, ConfigError, UsageError
-from ..hub import RepoRef, parse_repo
+from ..errors import BranchNotFound, CardError, ConfigError, UsageError
+from ..hub import RepoRef, RepoState, parse_repo
 from ..prompts import guess_by_model
 from ..units import gb
 from ..variants import VariantList, from_card, from_hub
@@ -98,11 +98,21 @@ def _from_hub(ref: RepoRef) -> Gathered:
     from ..hub import Hub
 
     state = Hub().repo_state(ref.repo)
-    card = read_card(state.readme, ref.repo) if state.readme else None
+    card, notes = _card(state)
     listed = from_hub(ref.repo, card, state.branches)
     if ref.branch is not None and ref.branch not in {s.branch for s in state.branches}:
         raise BranchNotFound(ref.repo, ref.branch, [s.branch for s in state.branches])
-    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, state.problems)
+    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes))
+
+
+def _card(state: RepoState) -> tuple[ModelCard | None, tuple[str, ...]]:
+    """A repo's card, and what was wrong with it: the branches' own files answer without one."""
+    if not state.readme:
+        return None, ()
+    try:
+        return read_card(state.readme, state.repo), ()
+    except CardError as error:
+        return None, (f"{state.repo}: {error.reason}; its README.md is left out of the answer",)
 
 
 def read_file(path: Path) -> bytes:
@@ -128,6 +138,6 @@ def gather_branch(ref: RepoRef) -> Gathered:
     from ..hub import Hub
 
     state = Hub().repo_state(ref.repo, ref.branch or "main", headers=False)
-    card = read_card(state.readme, ref.repo) if state.readme else None
+    card, notes = _card(state)
     listed = from_hub(ref.repo, card, state.branches)
-    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, state.problems)
+    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes))

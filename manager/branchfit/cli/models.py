@@ -13,8 +13,8 @@ import click
 from .. import installed as on_disk
 from ..download import DownloadPlan, Installed, plan, pull
 from ..download.unfinished import unfinished
-from ..errors import BranchFitError, HubError, NothingFits, UsageError
-from ..hub import BranchState, Hub, parse_repo
+from ..errors import BranchFitError, HubError, HubUnreachable, NothingFits, NotInstalled, UsageError
+from ..hub import BranchState, Hub, RepoRef, parse_repo
 from ..units import gb
 from . import advise
 from .gather import Gathered, gather, gather_branch
@@ -75,11 +75,46 @@ def pull_command(
     if json_ and json_lines:
         raise UsageError("--json and --json-lines exclude each other: one document, or one a line.")
     ref = parse_repo(repo)
+    try:
+        made, outcome = _pull(
+            ref, to, staging, dry_run, latest, (gpu, context, loader, runtime, prefer), json_, json_lines
+        )
+    except HubUnreachable as error:
+        here = _installed_already(models_folder(to), ref)
+        if here is None or latest or dry_run:
+            raise
+        made, outcome = here, f"already there (the Hub could not be asked: {error.reason})"
+    if made is None:
+        return
+    if json_:
+        click.echo(json.dumps(_installed(made), indent=2, ensure_ascii=False))
+    elif not json_lines:
+        click.echo(f"{outcome}: {made.folder}")
+
+
+def _installed_already(folder: Path, ref: RepoRef) -> Installed | None:
+    try:
+        return find(folder, f"{ref.repo}:{ref.branch}" if ref.branch else ref.repo)
+    except NotInstalled:
+        return None
+
+
+def _pull(
+    ref: RepoRef,
+    to: Path | None,
+    staging: Path | None,
+    dry_run: bool,
+    latest: bool,
+    wishes: tuple[Sequence[str], int | None, str | None, Sequence[str], str | None],
+    json_: bool,
+    json_lines: bool,
+) -> tuple[Installed | None, str]:
+    """Recommend where no branch was named, then pull; the model and how it went, None for a dry run."""
     hub = Hub()
     chosen_loader = chosen_runtime = None
     if ref.branch is None:
-        found = gather(repo, None, None)
-        answer = advise.advise(found, gpu, context, loader, runtime, prefer)
+        found = gather(ref.repo, None, None)
+        answer = advise.advise(found, *wishes)
         if answer.choice is None:
             raise NothingFits(answer.repo, answer.reason)
         branch, chosen_loader, chosen_runtime = answer.choice.branch, answer.choice.loader, answer.choice.runtime
@@ -87,6 +122,8 @@ def pull_command(
     else:
         branch = ref.branch
         found = gather_branch(ref)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
     variant = found.listed.get(branch)
     if variant is not None and variant.format not in ("gptq", "exl2", "none"):
         click.echo(f"note: {branch} is {variant.format.upper()}; no ExLlama or AutoGPTQ runtime reads that", err=True)
@@ -94,7 +131,7 @@ def pull_command(
     if dry_run:
         state = hub.branch_files(ref.repo, branch)
         _show_plan(plan(state, ref.repo, folder, staging_dir=staging, require_space=False), json_)
-        return
+        return None, ""
     from .progress import PullProgress
 
     with PullProgress(lines=json_lines, latest=latest) as progress:
@@ -112,10 +149,7 @@ def pull_command(
             loader=chosen_loader,
             runtime=chosen_runtime,
         )
-    if json_:
-        click.echo(json.dumps(_installed(made), indent=2, ensure_ascii=False))
-    elif not json_lines:
-        click.echo(f"{progress.outcome}: {made.folder}")
+    return made, progress.outcome
 
 
 def _template(found: Gathered) -> dict[str, Any] | None:
@@ -270,7 +304,7 @@ def remove_command(name: str, to: Path | None, yes: bool, json_: bool) -> None:
     if not yes:
         if json_:
             raise UsageError("--json cannot ask: give --yes to remove.")
-        click.confirm(f"Delete {model.folder} ({gb(model.size_bytes)})?", abort=True)
+        click.confirm(f"Delete {model.folder} ({gb(on_disk.disk_use_bytes(model))})?", abort=True)
     freed = on_disk.remove(model.folder)
     if json_:
         click.echo(json.dumps({"removed": str(model.folder), "freed_bytes": freed}, indent=2))

@@ -61,6 +61,9 @@ def recommend(
         )
         assessed = [replace(a, verdict=why_not(a, chosen, prefer, branch)) if a.fits else a for a in assessed]
     else:
+        assessed = [
+            replace(a, verdict=f"not taken: you asked for {branch}, and this fits") if a.fits else a for a in assessed
+        ]
         reason = why_nothing(assessed, gpus, context, sisters, branch)
     commit = chosen.variant.commit if chosen is not None else listed.commit
     return Recommendation(

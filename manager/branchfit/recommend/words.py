@@ -45,10 +45,6 @@ def why_chosen(
     )
     if asked is not None:
         return f"{chosen.variant.branch}, which you asked for, fits: {rest}."
-    is_best = {
-        "speed": "has the fewest bytes to read for each token, of all",
-        "context": f"has the longest context ({chosen.max_context_tokens} tokens) of all",
-    }.get(prefer or "", "is the best quality")
     by = chosen.loader if prefer in (None, "speed") else "any loader here"
     instead = ""
     if prefer is None and chosen.loader != "ExLlama":
@@ -57,7 +53,12 @@ def why_chosen(
         if nearest is not None:
             instead = f" (of ExLlama's, {nearest.variant.branch} is nearest and short by {gib(-nearest.room_bytes)})"
     cpu_way = _sister_words(sisters) if gpus[0].kind == "cpu" else ""
-    return f"{chosen.variant.branch} {is_best} that {by} can run here: {rest}{instead}.{cpu_way}"
+    best = {
+        "speed": f"has the fewest bytes to read for each token of all that {by} can run here",
+        "context": f"has as long a context as any that can run here ({chosen.max_context_tokens} tokens), "
+        f"and the best quality of those",
+    }.get(prefer or "", f"is the best quality that {by} can run here")
+    return f"{chosen.variant.branch} {best}: {rest}{instead}.{cpu_way}"
 
 
 def why_not(assessment: Assessment, chosen: Assessment, prefer: str | None, asked: str | None) -> str:
@@ -91,14 +92,16 @@ def why_nothing(
     """What was wanted, what there is, and what would help, the cheapest remedy first."""
     asked = [a for a in assessed if branch is None or a.variant.branch == branch]
     if not asked:
-        return "No branch to choose from: neither the card nor the Hub lists one." + _sister_words(sisters)
+        return "No branch to choose from: none is listed." + _sister_words(sisters)
+    others = [a.variant.branch for a in sorted(assessed, key=lambda a: quality(a.variant), reverse=True) if a.fits]
+    fitting = f" Fits: {', '.join(others[:3])}." if others else ""
     loadable = [a for a in asked if a.need is not None]
     if not loadable:
         reasons = dict.fromkeys(a.detail for a in asked)
         why = ". ".join(
             f"{next(a.variant.branch for a in asked if a.detail == reason)}: {reason}" for reason in [*reasons][:3]
         )
-        return f"No branch can be loaded here. {why}.{_sister_words(sisters)}"
+        return f"No branch can be loaded here. {why}.{_sister_words(sisters)}" if not others else f"{why}.{fitting}"
     nearest = max(loadable, key=lambda a: a.room_bytes)
     room = nearest.room_bytes
     cpu = gpus[0].kind == "cpu"
@@ -117,13 +120,10 @@ def why_nothing(
     longest = max(loadable, key=lambda a: (a.max_context_tokens, quality(a.variant)))
     if longest.max_context_tokens:
         words.append(f"{longest.variant.branch} fits with --context {longest.max_context_tokens}.")
-    others = [a.variant.branch for a in sorted(assessed, key=lambda a: quality(a.variant), reverse=True) if a.fits]
-    if others:
-        words.append(f"Fits: {', '.join(others[:3])}.")
     further = None if gpus[0].kind not in ("cuda", "rocm") else _further_gpu_gib(nearest, context)
     if further is not None:
         words.append(f"One more GPU with {further} GiB free would take it.")
-    return " ".join(words) + _sister_words(sisters)
+    return " ".join(words) + fitting + _sister_words(sisters)
 
 
 def _further_gpu_gib(assessment: Assessment, context: int) -> int | None:

@@ -59,14 +59,18 @@ def from_hub(repo: str, card: ModelCard | None, branches: Iterable[BranchState])
             built.append((vanished, [Disagreement(name, "branch", "listed", "not on the Hub")]))
             continue
         config = state.config or {}
-        shape = None
+        shape, unfit = None, ""
         if state.config is not None:
             try:
-                shape = read_shape(config, f"{repo}:{name}/config.json")
+                shape = read_shape(config)
             except ConfigError as error:
-                notes.append(str(error))
+                unfit = str(error)
         notes += [f"{name}: {problem}" for problem in state.problems]
-        built.append(_merge(name, row, state, shape, str(config.get("model_type") or "") or card_type, config))
+        variant, found = _merge(name, row, state, shape, str(config.get("model_type") or "") or card_type, config)
+        if unfit and variant.holds_weights:
+            # Without its config no loader can make the model, and its memory could only be guessed.
+            variant = replace(variant, holds_weights=False, problem=unfit)
+        built.append((variant, found))
     main = states.get("main") or next(iter(states.values()), None)
     return VariantList(
         repo,

@@ -25,7 +25,8 @@ class Variant:
     weights take on the Hub; `size_source` says who says so: `headers` (the safetensors headers),
     `files` (the Hub's listing), `config` (worked out from the shape) or `card`.
     `exllama` is whether the ExLlama family takes it, as far as format, bits and card tell.
-    `holds_weights` False is a branch that must never be recommended; `problem` says why.
+    `holds_weights` False is a branch whose weights cannot be had or used; it is never recommended, and
+    `problem` says why.
     """
 
     branch: str
