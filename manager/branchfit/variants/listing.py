@@ -140,7 +140,6 @@ def _merge(
         sequence_length=row.sequence_length if row else None,
         size_bytes=size_bytes,
         size_source=size_source,
-        download_bytes=sum(file.size_bytes for file in state.files) if state else None,
         exllama=exllama,
         description=row.description if row else "",
         model_type=model_type,

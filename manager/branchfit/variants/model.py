@@ -41,7 +41,6 @@ class Variant:
     sequence_length: int | None = None
     size_bytes: int | None = None
     size_source: str | None = None
-    download_bytes: int | None = None
     exllama: bool | None = None
     description: str = ""
     model_type: str | None = None
