@@ -7,6 +7,7 @@ from typing import Any
 
 from ..card import CardTemplate, Sister
 from ..gpus import Gpu
+from ..prompts import Template
 from ..recommend import Assessment, Recommendation
 from ..variants import Disagreement, Variant, VariantList
 
@@ -61,6 +62,20 @@ def template_document(template: CardTemplate | None) -> dict[str, Any] | None:
     if template is None:
         return None
     return {"name": template.name, "text": template.text, "source": template.source}
+
+
+def known_template_document(template: Template) -> dict[str, Any]:
+    """One entry of what `branchfit prompt --list --json` prints."""
+    return {
+        "name": template.name,
+        "text": template.text,
+        "source": template.source,
+        "size_bytes": len(template.text.encode("utf-8")),
+        "sha256": template.sha256,
+        "stop_strings": list(template.stop_strings),
+        "default_system_message": template.default_system_message if template.takes_system_message else None,
+        "keeps_turns": template.can_keep_turns,
+    }
 
 
 def _variant(variant: Variant) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -10,54 +12,130 @@ import click
 from .. import prompts
 from ..errors import NotInstalled, PromptError, UsageError
 from . import models
+from .as_json import dump, known_template_document
+from .exits import EXIT_COULD_NOT
 from .gather import gather_branch, read_file
-from .options import card_option, to_option
+from .options import card_option, json_option, to_option
 
 
 @click.command()
 @click.argument("model", required=False, metavar="[REPO|NAME]")
 @click.argument("instruction", required=False)
-@click.option("--template", metavar="NAME", help="Use this known template instead: Alpaca-CoT, WizardMath-plain.")
-@click.option("--system", metavar="TEXT", default="", help="The system message, where the template has one.")
+@click.option("--template", metavar="NAME", help="Use this known template instead (--list names them).")
+@click.option("--system", metavar="TEXT", help="The system message, where the template has one.")
 @click.option("--plain", is_flag=True, help="The form without chain of thought, where the author has one.")
+@click.option(
+    "--diff",
+    "compared",
+    metavar="FILE",
+    help="Compare the text in FILE (- is standard input) with the template, or with INSTRUCTION in it: exit code 0 "
+    "where it is exactly that, 1 and the first differing byte where it is not.",
+)
+@click.option("--jinja", is_flag=True, help="Print the template as a Jinja chat template, for hosts and servers.")
+@click.option("--list", "list_", is_flag=True, help="Print the known templates: size, stop strings, source.")
 @card_option
 @to_option
+@json_option
 def prompt(
     model: str | None,
     instruction: str | None,
     template: str | None,
-    system: str,
+    system: str | None,
     plain: bool,
+    compared: str | None,
+    jinja: bool,
+    list_: bool,
     card: Path | None,
     to: Path | None,
+    json_: bool,
 ) -> None:
     """Print the exact prompt: INSTRUCTION in the model's template, no newline added.
 
     REPO|NAME is a repo or an installed model. Without INSTRUCTION, all of standard input is the
     instruction, byte for byte.
     """
+    if (compared is not None) + jinja + list_ > 1:
+        raise UsageError("--diff, --jinja and --list are three different answers; ask for one.")
+    if json_ and not (list_ or compared is not None):
+        raise UsageError("--json goes with --list or --diff; a prompt is its own bytes.")
+    if list_:
+        _print_known(json_)
+        return
     chosen = _template(model, template, card, to)
     if plain:
         other = prompts.PLAIN_FORM.get(chosen.name)
         if other is None:
             raise PromptError(f"template {chosen.name} has no plain form.")
         chosen = other
-    text = instruction if instruction is not None else _standard_input()
     if system and not chosen.takes_system_message:
         raise PromptError(f"template {chosen.name} has no system message; leave out --system.")
+    if jinja:
+        _write(chosen.jinja())
+    elif compared is not None:
+        if system is not None and instruction is None:
+            raise UsageError("--system is compared with INSTRUCTION only; give both or neither.")
+        text = _standard_input() if compared == "-" else _decoded(read_file(Path(compared)), compared)
+        _print_comparison(prompts.explain(chosen, text, instruction, system), json_)
+    else:
+        _write(chosen.render(instruction if instruction is not None else _standard_input(), system))
+
+
+def _write(text: str) -> None:
+    """The exact bytes on standard output."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(chosen.render(text, system).encode("utf-8"))
+    sys.stdout.buffer.write(text.encode("utf-8"))
     sys.stdout.buffer.flush()
+
+
+def _print_known(json_: bool) -> None:
+    if json_:
+        click.echo(dump({"templates": [known_template_document(template) for template in prompts.TEMPLATES]}))
+        return
+    for template in prompts.TEMPLATES:
+        size_bytes = len(template.text.encode("utf-8"))
+        stops = ", ".join(json.dumps(string) for string in template.stop_strings) or "nothing"
+        click.echo(f"{template.name}: {size_bytes} bytes, sha256 {template.sha256[:16]}..., stops at {stops}")
+        click.echo(f"    {template.source}")
+
+
+def _print_comparison(found: prompts.Explanation, json_: bool) -> None:
+    """What the compared text is; leaves with exit code 1 where it is not what it should be."""
+    if json_:
+        click.echo(dump(found.to_dict()))
+    else:
+        click.echo("\n".join(_comparison(found)))
+    if not found.matches:
+        raise click.exceptions.Exit(EXIT_COULD_NOT)
+
+
+def _comparison(found: prompts.Explanation) -> Iterator[str]:
+    facts = f"{found.size_bytes} bytes, sha256 {found.sha256}"
+    if found.verdict == "rendering":
+        yield f"exactly {found.template}: {facts}"
+    elif found.recognised is not None:
+        behind = len(found.recognised.reply.encode("utf-8"))
+        yield f"{found.template} with a reply of {behind} bytes behind it: {facts}"
+    if found.difference is not None:
+        place = found.difference
+        yield f"not {found.template}: {facts}"
+        yield f"first difference at byte {place.offset_bytes} (line {place.line}, column {place.column}):"
+        yield f"    expected  {place.expected}"
+        yield f"    found     {place.found}"
+    if found.others and found.verdict != "rendering":
+        yield f"this is {' or '.join(found.others)}"
 
 
 def _standard_input() -> str:
     if sys.stdin.isatty():
-        raise UsageError("give the instruction as the second argument, or on standard input.")
-    raw = sys.stdin.buffer.read()
+        raise UsageError("give the text as the second argument, or on standard input.")
+    return _decoded(sys.stdin.buffer.read(), "standard input")
+
+
+def _decoded(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PromptError(f"standard input is not UTF-8: byte {error.start} is {raw[error.start]:#04x}.") from error
+        raise PromptError(f"{where} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}.") from error
 
 
 def _template(model: str | None, name: str | None, card: Path | None, to: Path | None) -> prompts.Template:
@@ -75,13 +153,13 @@ def _template(model: str | None, name: str | None, card: Path | None, to: Path |
         found = read_card(read_file(card)).prompt_template
         if found is None:
             raise PromptError(f"{card} has no prompt template that can be used; name one with --template.")
-        return prompts.Template(found.name or "the card's", found.text, str(card))
+        return prompts.named(found.name or "the card's", found.text, str(card))
     if not model:
         raise PromptError("say which model: a repo, an installed model's name, --template NAME or --card FILE.")
     try:
         recorded = models.find(models.models_folder(to), model).template
         if recorded and isinstance(recorded.get("text"), str):
-            return prompts.Template(str(recorded.get("name") or model), recorded["text"], "branchfit.lock.json")
+            return prompts.named(str(recorded.get("name") or model), recorded["text"], "branchfit.lock.json")
     except NotInstalled:
         if "/" not in model:
             raise
@@ -90,4 +168,4 @@ def _template(model: str | None, name: str | None, card: Path | None, to: Path |
     guessed = gather_branch(parse_repo(model)).template
     if guessed is None:
         raise PromptError(f"{model}: its card has no prompt template that can be used; name one with --template.")
-    return prompts.Template(guessed.name or model, guessed.text, guessed.source)
+    return prompts.named(guessed.name or model, guessed.text, guessed.source)
