@@ -1,5 +1,107 @@
-"""BranchFit inside text-generation-webui.
+"""BranchFit inside text-generation-webui: the prompt lock and its tab.
 
-What is here so far is a tab that says what the command can do. The prompt lock and the loader are
-not part of this version, and nothing of the webui is changed.
+`script.py` calls what stands here, and nothing here raises into the webui's start.
 """
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .lock import Lock
+
+PARAMS = {"lock": True, "proofs": 20, "proof_file": "", "floor_tokens": 64}
+"""Settings, each `branchfit-NAME` in the webui's settings.yaml: the lock itself, how many prompts are kept in
+memory, a file to append them to (none: never on disk), and the tokens always kept for a reply."""
+
+CHOICES_NAME = "choices.json"
+
+_running: dict[str, Any] = {"lock": None, "choices": None, "problem": "", "address": ""}
+
+
+def setup(folder: Path, params: Mapping[str, Any]) -> None:
+    """Put the lock in place. Called at every start of the page; a second time changes nothing.
+
+    `folder` is the extension's own, where choices are kept; `params` are the settings as the webui
+    has filled them in.
+    """
+    try:
+        _setup(folder, params)
+    except Exception as error:  # noqa: BLE001 - whatever an unknown host brings: it must start, and say this
+        _running["problem"] = f"{type(error).__name__}: {error}"
+    lock = running()
+    say = lock.status().sentence if lock is not None else f"refusing where a template holds: {_running['problem']}"
+    print(f"BranchFit prompt lock {say}", file=sys.stderr)
+
+
+def _setup(folder: Path, params: Mapping[str, Any]) -> None:
+    from .choices import ALL_MODELS, OFF, Choices
+    from .endpoint import publish
+    from .host import Host
+    from .lock import Lock
+    from .proofs import Proofs
+
+    settings = {**PARAMS, **params}
+    if _running["choices"] is None:
+        _running["choices"] = Choices(folder / CHOICES_NAME)
+    lock = running()
+    if lock is None:
+        file = Path(settings["proof_file"]) if settings["proof_file"] else None
+        lock = Lock(
+            Host(),
+            _running["choices"],
+            Proofs(int(settings["proofs"]), file),
+            int(settings["floor_tokens"]),
+            bool(settings["lock"]) and _running["choices"].kept(ALL_MODELS) != OFF,
+        )
+        _running["lock"] = lock
+    lock.install()
+    _running["problem"] = ""
+    try:
+        _running["address"] = publish(lock, lock.host)
+    except Exception as error:  # noqa: BLE001 - the host's own imports may fail; the proofs are shown in the tab all the same
+        _running["address"] = f"no address for the proofs: {error}"
+
+
+def running() -> Lock | None:
+    """The lock of this webui, None before setup or where that failed."""
+    lock: Lock | None = _running["lock"]
+    return lock
+
+
+def problem() -> str:
+    """Why the lock could not start, '' where it did."""
+    return str(_running["problem"])
+
+
+def address() -> str:
+    """Where the proofs are to be had as JSON, or why they are not."""
+    return str(_running["address"])
+
+
+def last_resort(state: dict[str, Any]) -> dict[str, Any]:
+    """Called for every prompt through a hook that all versions have: refuses where the guard does not stand.
+
+    Raises Refused.
+    """
+    lock = running()
+    if lock is not None:
+        lock.insist()
+    elif problem() and _holds_without_a_lock():
+        from .refusal import Refused
+
+        raise Refused(f"the prompt lock could not start ({problem()}). Disable the extension to go on without it.")
+    return state
+
+
+def _holds_without_a_lock() -> bool:
+    """Whether a template holds for the loaded model, asked of a host that the lock could not be started on."""
+    shared = sys.modules.get("modules.shared")
+    name = getattr(shared, "model_name", None)
+    if _running["choices"] is None or not isinstance(name, str):
+        return False
+    models = Path(getattr(getattr(shared, "args", None), "model_dir", None) or "models")
+    return _running["choices"].decide(name, models / name).template is not None

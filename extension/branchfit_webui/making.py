@@ -1,0 +1,130 @@
+"""Where prompts are made: from the chat's parts, from a box's text, from whatever text arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from branchfit.errors import PromptError
+from branchfit.prompts import Template
+
+from . import refusal
+from .asked import Asked
+from .chat import Built, from_chat, from_messages
+from .choices import Decision
+from .host import Host
+
+_REMEMBERED = 64
+"""Prompts made and not yet handed back. Each comes back at once, so parallel requests set the number."""
+
+
+class Maker:
+    """Makes the prompt of each generation, and remembers those made before the guard is reached."""
+
+    def __init__(self, host: Host, decision: Callable[[], Decision]) -> None:
+        self._host = host
+        self._decision = decision
+        self._built: OrderedDict[str, Built] = OrderedDict()
+        self._boxed: dict[int, str] = {}
+        self._mutex = threading.Lock()
+
+    def build(self, decision: Decision, question: Any, state: dict[str, Any], origin: Asked) -> Built:
+        template = decision.held
+        if not isinstance(question, str):
+            raise refusal.Refused(f"the prompt is no text but {type(question).__name__}.")
+        if origin.kind == "impersonate":
+            raise refusal.impersonate()
+        with self._mutex:
+            built = self._built.pop(question, None)
+        if built is None:
+            built = self._structured(decision, question, state, origin) or self._wrapped(template, question, origin)
+        if built.refused is not None:
+            built.refused.built = built
+            raise built.refused
+        return built
+
+    def _structured(self, decision: Decision, question: str, state: dict[str, Any], origin: Asked) -> Built | None:
+        """A prompt whose structure the host's own functions still hold, where no hook told it."""
+        inner = origin.locals or {}
+        if origin.kind == "messages":
+            body = inner.get("body")
+            if isinstance(body, dict) and isinstance(body.get("messages"), list):
+                return from_messages(self._host, decision, body["messages"], state, question)
+        if origin.kind == "edit" and isinstance(inner.get("instruction"), str):
+            given = inner.get("input")
+            text = f"{inner['instruction']}\n\n{given}" if given else inner["instruction"]
+            return from_messages(self._host, decision, [{"role": "user", "content": text}], state, question)
+        if origin.kind == "chat":
+            history = inner.get("output")
+            if not isinstance(inner.get("text"), str) or not isinstance(history, dict):
+                raise refusal.parts_missing(["the chat's own message"])
+            again = bool(inner.get("_continue"))
+            rows = history.get("internal") or []
+            unanswered = rows if again or not rows or rows[-1][0] != inner["text"] else rows[:-1]
+            arguments = {"_continue": again, "history": {**history, "internal": unanswered}}
+            return from_chat(self._host, decision, inner["text"], state, arguments)
+        return None
+
+    def _wrapped(self, template: Template, question: str, origin: Asked) -> Built:
+        """A prompt that came as mere text: a rendering goes through, anything else is an instruction."""
+        shown = self._boxed.get(threading.get_ident())
+        if origin.kind == "box" and shown is not None and shown in question and question != shown:
+            known = template.recognise(shown)
+            text = known.instruction if known is not None else ""
+            return Built(shown, text, ("another extension had changed the prompt; it is put back",), lambda: question)
+        known = template.recognise(question)
+        if known is not None:
+            return Built(question, known.instruction)
+        try:
+            return Built(template.render(question), question, wanted=lambda: question)
+        except PromptError as error:
+            raise refusal.Refused(str(error)) from error
+
+    def chat_prompt(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(inner)
+        def built(text: Any, state: dict[str, Any], **kwargs: Any) -> Any:
+            decision = self._decision()
+            if decision.template is None or not isinstance(text, str):
+                return inner(text, state, **kwargs)
+            made = from_chat(self._host, decision, text, state, kwargs)
+            key = made.text if made.refused is None else f"{refusal.MARK} ({id(made)})"
+            with self._mutex:
+                self._built[key] = made
+                while len(self._built) > _REMEMBERED:
+                    self._built.popitem(last=False)
+            return key
+
+        return built
+
+    def boxed_reply(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """Around the text boxes' generation: the box shows the whole prompt, so that what stands in it when it is
+        continued is what the model has seen."""
+
+        @functools.wraps(inner)
+        def shown(question: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            template = self._decision().template
+            if template is None or not isinstance(question, str):
+                yield from inner(question, *args, **kwargs)
+                return
+            if template.recognise(question) is None:
+                with contextlib.suppress(PromptError):  # the guard refuses it, in words
+                    question = template.render(question)
+            generator = inner(question, *args, **kwargs)
+            with contextlib.ExitStack() as ending:
+                ending.callback(generator.close)
+                while True:
+                    me = threading.get_ident()
+                    self._boxed[me] = question
+                    try:
+                        boxes = next(generator, None)
+                    finally:
+                        self._boxed.pop(me, None)
+                    if boxes is None:
+                        return
+                    yield boxes
+
+        return shown

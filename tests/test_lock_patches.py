@@ -1,0 +1,94 @@
+"""Replacing the host's functions: once, in any order, and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from branchfit_webui.patches import Patch
+
+
+def around(tag: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    def make(inner: Callable[[], str]) -> Callable[[], str]:
+        return lambda: f"{tag}({inner()})"
+
+    return make
+
+
+def plain() -> str:
+    return "host"
+
+
+def test_it_wraps_what_stands_there_and_puts_it_back() -> None:
+    module = SimpleNamespace(generate=plain)
+    patch = Patch("generate", module, "generate", around("lock"))
+    assert patch.put() and patch.stands()
+    assert module.generate() == "lock(host)"
+    patch.undo()
+    assert module.generate is plain and not patch.stands()
+
+
+def test_twice_is_once() -> None:
+    module = SimpleNamespace(generate=plain)
+    patch = Patch("generate", module, "generate", around("lock"))
+    patch.put()
+    patch.put()
+    assert module.generate() == "lock(host)"
+
+
+def test_another_copy_of_the_package_takes_its_place_and_does_not_pile_up() -> None:
+    table = {"reply": plain}
+    Patch("reply", table, "reply", around("old")).put()
+    Patch("reply", table, "reply", around("new")).put()
+    assert table["reply"]() == "new(host)"
+
+
+def test_what_another_extension_put_over_it_is_wrapped_again() -> None:
+    module = SimpleNamespace(generate=plain)
+    patch = Patch("generate", module, "generate", around("lock"))
+    patch.put()
+    theirs = around("theirs")(module.generate)
+    module.generate = theirs
+    assert patch.put()
+    assert module.generate() == "lock(theirs(lock(host)))"
+    patch.undo()
+    assert module.generate is theirs
+
+
+def test_undoing_leaves_another_extensions_wrapper_alone() -> None:
+    module = SimpleNamespace(generate=plain)
+    patch = Patch("generate", module, "generate", around("lock"))
+    patch.put()
+    theirs = around("theirs")(module.generate)
+    module.generate = theirs
+    patch.undo()
+    assert module.generate is theirs
+
+
+def test_a_method_is_shadowed_on_the_object_and_uncovered_again() -> None:
+    class Model:
+        def generate(self) -> str:
+            return "host"
+
+    model = Model()
+    patch = Patch("model.generate", model, "generate", around("lock"))
+    patch.put()
+    assert model.generate() == "lock(host)"
+    patch.undo()
+    assert "generate" not in vars(model) and model.generate() == "host"
+
+
+def test_nothing_to_replace_is_said_and_not_made_up() -> None:
+    assert not Patch("gone", SimpleNamespace(), "gone", around("lock")).put()
+    assert not Patch("gone", {}, "gone", around("lock")).put()
+    assert not Patch("text", SimpleNamespace(text="no function"), "text", around("lock")).put()
+
+
+def test_an_object_that_takes_no_attributes_is_told() -> None:
+    class Fixed:
+        __slots__ = ()
+
+        def generate(self) -> str:
+            return "host"
+
+    assert not Patch("model.generate", Fixed(), "generate", around("lock")).put()
