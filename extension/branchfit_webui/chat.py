@@ -31,7 +31,9 @@ class Built:
     refused: refusal.Refused | None = None
 
 
-def from_chat(host: Host, decision: Decision, text: str, state: dict[str, Any], arguments: Mapping[str, Any]) -> Built:
+def from_chat(
+    host: Host, decision: Decision, text: str, state: dict[str, Any], arguments: Mapping[str, Any], floor_tokens: int
+) -> Built:
     """The prompt for one turn of the host's chat.
 
     `text` is the user's message as the host hands it on, `arguments` are custom_generate_chat_prompt's:
@@ -59,10 +61,12 @@ def from_chat(host: Host, decision: Decision, text: str, state: dict[str, Any], 
     if not text or text == _GREETING:
         return Built("", "", tuple(notes), wanted, refusal.no_message())
     system = str(state.get("custom_system_message") or "").strip() if template.takes_system_message else ""
-    return _built(host, decision, text, reply, _turns(rows), system or None, state, notes, wanted)
+    return _built(host, decision, text, reply, _turns(rows), system or None, state, notes, wanted, floor_tokens)
 
 
-def from_messages(host: Host, decision: Decision, messages: list[Any], state: dict[str, Any], wanted: str) -> Built:
+def from_messages(
+    host: Host, decision: Decision, messages: list[Any], state: dict[str, Any], wanted: str, floor_tokens: int
+) -> Built:
     """The prompt for the messages of the 2023 API, which renders them itself, before any hook."""
     template = decision.held
     turns: list[tuple[str, str]] = []
@@ -83,8 +87,8 @@ def from_messages(host: Host, decision: Decision, messages: list[Any], state: di
         return Built("", "", wanted=lambda: wanted, refused=refusal.no_message())
     said = "\n".join(system)
     notes = [_left_out("a system message", said, template)] if said and not template.takes_system_message else []
-    return _built(host, decision, pending, "", turns, (said or None) if template.takes_system_message else None, state,
-                  notes, lambda: wanted)  # fmt: skip
+    shown = (said or None) if template.takes_system_message else None
+    return _built(host, decision, pending, "", turns, shown, state, notes, lambda: wanted, floor_tokens)
 
 
 def _built(
@@ -97,12 +101,13 @@ def _built(
     state: Mapping[str, Any],
     notes: list[str],
     wanted: Callable[[], str | None],
+    floor_tokens: int,
 ) -> Built:
     template = decision.held
     kept = turns if decision.keep_turns and template.can_keep_turns else []
     try:
         prompt = template.render_turns(kept, instruction, system)
-        while kept and _too_long(host, prompt, state):
+        while kept and _too_long(host, prompt, state, floor_tokens):
             kept = kept[1:]
             prompt = template.render_turns(kept, instruction, system)
     except PromptError as error:
@@ -120,7 +125,9 @@ def _built(
     return Built(template.with_reply(prompt, reply) if reply else prompt, instruction, tuple(notes), wanted)
 
 
-def _too_long(host: Host, prompt: str, state: Mapping[str, Any]) -> bool:
+def _too_long(host: Host, prompt: str, state: Mapping[str, Any], floor_tokens: int) -> bool:
+    """Whether earlier turns leave the reply less than it asks for, and less than a quarter of the context: a request
+    for all of it, which some clients send, must not cost every turn."""
     known = [
         size for size in (host.context_tokens(), state.get("truncation_length")) if isinstance(size, int) and size > 0
     ]
@@ -128,7 +135,8 @@ def _too_long(host: Host, prompt: str, state: Mapping[str, Any]) -> bool:
         return False
     limit = min(known)
     new = state.get("max_new_tokens")
-    room = limit - (new if isinstance(new, int) and 0 < new < limit else 0)
+    most = max(floor_tokens, limit // 4)
+    room = limit - (min(new, most) if isinstance(new, int) and new > 0 else most)
     return len(prompt) > room and len(host.encode(prompt, True)) > room
 
 

@@ -46,7 +46,7 @@ class Lock:
     def __init__(self, host: Host, choices: Choices, proofs: Proofs, floor_tokens: int = FLOOR_TOKENS, on: bool = True):
         self.host, self.choices, self.proofs = host, choices, proofs
         self.floor_tokens, self.on = floor_tokens, on
-        self._maker = Maker(host, self.decision)
+        self._maker = Maker(host, self.decision, floor_tokens)
         self._driven: dict[int, Ticket] = {}
         self._watch = ModelWatch(host, self.is_locking, self._tickets)
         self._required = [
@@ -69,6 +69,7 @@ class Lock:
             return
         self._entry.put()
         self._stand()
+        self._watch.put()
         known = {id(patch._holder) for patch in self._boxes}
         for name in ("modules.text_generation", "modules.ui_default", "modules.ui_notebook"):
             page = module(name)
@@ -93,11 +94,14 @@ class Lock:
         return [patch.name for patch in self._required if not patch.put()]
 
     def insist(self) -> None:
-        """Raise Refused where the model is locked and a part of the guard does not stand."""
+        """Refuse where a part of the guard does not stand for a locked model, and its entry cannot say so either."""
         if self.is_locking():
+            self._watch.put()
             missing = self._stand()
-            if missing:
-                raise refusal.parts_missing(missing)
+            if missing and not self._entry.put():
+                refused = refusal.parts_missing(missing)
+                for _ in self.host.refuse(str(refused), asked(2)):
+                    raise refused
 
     # What holds
 
@@ -215,7 +219,8 @@ class Lock:
             return None
         if question == ticket.prompt:
             return ticket
-        if ticket.prompt in question or (ticket.instruction and ticket.instruction in question):
+        own = ticket.instruction
+        if ticket.prompt in question or (own and (question.startswith(own) or question.endswith(own))):
             ticket.proof.notes.append("another extension had changed the prompt; it is put back")
             return ticket
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -25,11 +26,12 @@ _REMEMBERED = 64
 class Maker:
     """Makes the prompt of each generation, and remembers those made before the guard is reached."""
 
-    def __init__(self, host: Host, decision: Callable[[], Decision]) -> None:
+    def __init__(self, host: Host, decision: Callable[[], Decision], floor_tokens: int) -> None:
         self._host = host
         self._decision = decision
+        self._floor_tokens = floor_tokens
         self._built: OrderedDict[str, Built] = OrderedDict()
-        self._boxed: dict[int, str] = {}
+        self._boxed: dict[int, tuple[str, str]] = {}
         self._mutex = threading.Lock()
 
     def build(self, decision: Decision, question: Any, state: dict[str, Any], origin: Asked) -> Built:
@@ -41,7 +43,7 @@ class Maker:
         with self._mutex:
             built = self._built.pop(question, None)
         if built is None:
-            built = self._structured(decision, question, state, origin) or self._wrapped(template, question, origin)
+            built = self._structured(decision, question, state, origin) or self._wrapped(template, question)
         if built.refused is not None:
             built.refused.built = built
             raise built.refused
@@ -53,11 +55,12 @@ class Maker:
         if origin.kind == "messages":
             body = inner.get("body")
             if isinstance(body, dict) and isinstance(body.get("messages"), list):
-                return from_messages(self._host, decision, body["messages"], state, question)
+                return from_messages(self._host, decision, body["messages"], state, question, self._floor_tokens)
         if origin.kind == "edit" and isinstance(inner.get("instruction"), str):
             given = inner.get("input")
             text = f"{inner['instruction']}\n\n{given}" if given else inner["instruction"]
-            return from_messages(self._host, decision, [{"role": "user", "content": text}], state, question)
+            messages = [{"role": "user", "content": text}]
+            return from_messages(self._host, decision, messages, state, question, self._floor_tokens)
         if origin.kind == "chat":
             history = inner.get("output")
             if not isinstance(inner.get("text"), str) or not isinstance(history, dict):
@@ -66,19 +69,19 @@ class Maker:
             rows = history.get("internal") or []
             unanswered = rows if again or not rows or rows[-1][0] != inner["text"] else rows[:-1]
             arguments = {"_continue": again, "history": {**history, "internal": unanswered}}
-            return from_chat(self._host, decision, inner["text"], state, arguments)
+            return from_chat(self._host, decision, inner["text"], state, arguments, self._floor_tokens)
         return None
 
-    def _wrapped(self, template: Template, question: str, origin: Asked) -> Built:
+    def _wrapped(self, template: Template, question: str) -> Built:
         """A prompt that came as mere text: a rendering goes through, anything else is an instruction."""
-        shown = self._boxed.get(threading.get_ident())
-        if origin.kind == "box" and shown is not None and shown in question and question != shown:
-            known = template.recognise(shown)
-            text = known.instruction if known is not None else ""
-            return Built(shown, text, ("another extension had changed the prompt; it is put back",), lambda: question)
+        shown, typed = self._boxed.get(threading.get_ident(), (question, question))
+        changed = question != shown and shown in question
+        if changed:
+            question = shown
         known = template.recognise(question)
         if known is not None:
-            return Built(question, known.instruction)
+            notes = ("another extension had changed the prompt; it is put back",) if changed else ()
+            return Built(question, known.instruction, notes, lambda: typed)
         try:
             return Built(template.render(question), question, wanted=lambda: question)
         except PromptError as error:
@@ -90,7 +93,7 @@ class Maker:
             decision = self._decision()
             if decision.template is None or not isinstance(text, str):
                 return inner(text, state, **kwargs)
-            made = from_chat(self._host, decision, text, state, kwargs)
+            made = from_chat(self._host, decision, text, state, kwargs, self._floor_tokens)
             key = made.text if made.refused is None else f"{refusal.MARK} ({id(made)})"
             with self._mutex:
                 self._built[key] = made
@@ -110,6 +113,7 @@ class Maker:
             if template is None or not isinstance(question, str):
                 yield from inner(question, *args, **kwargs)
                 return
+            typed = question
             if template.recognise(question) is None:
                 with contextlib.suppress(PromptError):  # the guard refuses it, in words
                     question = template.render(question)
@@ -118,13 +122,22 @@ class Maker:
                 ending.callback(generator.close)
                 while True:
                     me = threading.get_ident()
-                    self._boxed[me] = question
+                    self._boxed[me] = (question, typed)
                     try:
                         boxes = next(generator, None)
                     finally:
                         self._boxed.pop(me, None)
                     if boxes is None:
                         return
-                    yield boxes
+                    yield _as_typed(question, boxes)
 
         return shown
+
+
+def _as_typed(question: str, boxes: Any) -> Any:
+    """What the host shows in its boxes, with the prompt as it was sent: from v1.6 on, formatted_outputs reads HTML
+    entities in the user's own text as the characters they stand for, and the next Continue would send those."""
+    read = html.unescape(question)
+    if read == question or not (isinstance(boxes, tuple) and boxes and isinstance(boxes[0], str)):
+        return boxes
+    return (question + boxes[0][len(read) :], *boxes[1:]) if boxes[0].startswith(read) else boxes

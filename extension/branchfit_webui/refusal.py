@@ -22,7 +22,7 @@ class Refused(Exception):
 
 def impersonate() -> Refused:
     return Refused(
-        "impersonating asks the model to write the user's turn, and under a locked template there is no such turn. "
+        "impersonating asks the model to write the turn of the user, and a locked template has no such turn. "
         'Write the message yourself, or set the template to "off" in the BranchFit tab.'
     )
 
@@ -49,13 +49,13 @@ def too_long(tokens: int, limit: int, floor: int, source: str) -> Refused:
 
 def tokens_changed(what: str) -> Refused:
     return Refused(
-        f"what arrived at the model is not the template's rendering: {what}. Another extension or a setting changes "
-        f'prompts on their way. Switch it off, or set the template to "off" in the BranchFit tab.'
+        f"what arrived at the model is not the rendering of the template: {what}. Another extension or a setting "
+        f'changes prompts on their way. Switch it off, or set the template to "off" in the BranchFit tab.'
     )
 
 
 def called_directly() -> Refused:
     return Refused(
-        "something asked the loaded model directly, past the webui's own way of generating, so the template cannot "
+        "something asked the loaded model directly, past the guard, so the template cannot "
         'be held. Switch off the extension that does so, or set the template to "off" in the BranchFit tab.'
     )

@@ -1,0 +1,1 @@
+"""The v1.7 host's own code, in its shape."""

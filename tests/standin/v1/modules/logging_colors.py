@@ -1,0 +1,5 @@
+"""The host's logger."""
+
+import logging
+
+logger = logging.getLogger("text-generation-webui")

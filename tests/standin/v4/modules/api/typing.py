@@ -1,0 +1,28 @@
+"""Requests, with what they hold where the client says nothing."""
+
+from standin.bodies import ANTHROPIC_FIELDS, GENERATION_FIELDS, NEWER_CHAT_FIELDS, TEXT_FIELDS
+from standin.web import Body
+
+
+class CompletionRequest(Body, defaults={**GENERATION_FIELDS, **TEXT_FIELDS, "n": 1, "stream_options": None}):
+    pass
+
+
+class ChatCompletionRequest(Body, defaults={**GENERATION_FIELDS, **NEWER_CHAT_FIELDS}):
+    pass
+
+
+class AnthropicRequest(Body, defaults={**GENERATION_FIELDS, **ANTHROPIC_FIELDS}):
+    pass
+
+
+class LogitsRequest(Body, defaults={**GENERATION_FIELDS, "use_samplers": False, "top_logits": 50, "max_tokens": 512}):
+    pass
+
+
+class LoadModelRequest(Body, defaults={"args": None}):
+    pass
+
+
+def to_dict(obj):
+    return obj.__dict__
