@@ -86,9 +86,13 @@ class Proofs:
 
     def done(self, proof: Proof) -> None:
         """The generation is over; where the user asked for a file, the proof is appended to it as one line."""
-        if self.file is not None:
+        if self.file is None:
+            return
+        try:
             with self._lock, self.file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(proof.to_dict()) + "\n")
+        except OSError as error:  # a reply is not lost for it
+            proof.notes.append(f"this cannot be written to {self.file}: {error.strerror or error}")
 
     def last(self) -> list[Proof]:
         with self._lock:
