@@ -1,5 +1,6 @@
 """What text-generation-webui imports. Every hook is one line that calls branchfit_webui."""
 
+import sys
 from pathlib import Path
 
 params = {"display_name": "BranchFit", "is_tab": True}
@@ -9,8 +10,12 @@ try:
     from branchfit_webui import panel
 except ImportError as error:
     # v4.0 and newer let a ModuleNotFoundError of an extension end the whole server.
-    print(f"BranchFit is off: {error}. Reinstall it into this Python, or disable the extension.")
     branchfit_webui = None
+    PROBLEM = (
+        f"BranchFit is off, and NO model is locked to its template: {error}. Install it into this Python "
+        f"({sys.executable} -m pip install, and BranchFit's folder), or disable the extension."
+    )
+    print(PROBLEM, file=sys.stderr)
 else:
     params.update(branchfit_webui.PARAMS)
 
@@ -27,3 +32,7 @@ def state_modifier(state):
 def ui():
     if branchfit_webui is not None:
         panel.build()
+    else:
+        import gradio
+
+        gradio.Markdown(PROBLEM)

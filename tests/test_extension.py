@@ -19,19 +19,24 @@ def test_the_script_names_its_tab_and_its_settings() -> None:
 
 def test_without_its_package_the_script_says_so_and_the_host_goes_on() -> None:
     code = f"""
-import runpy
+import runpy, sys
+from types import SimpleNamespace
 script = runpy.run_path({str(SCRIPT)!r})
 script["setup"]()
+shown = []
+sys.modules["gradio"] = SimpleNamespace(Markdown=shown.append)
 script["ui"]()
+assert "NO model is locked" in shown[0] and sys.executable in shown[0]
 assert script["state_modifier"]({{"mode": "chat"}}) == {{"mode": "chat"}}
 """
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    assert "BranchFit is off" in done.stdout
+    assert "BranchFit is off" in done.stderr
 
 
 def test_outside_a_webui_the_setup_says_why_and_nothing_raises() -> None:
     code = f"""
-import runpy
+import runpy, sys
+from types import SimpleNamespace
 script = runpy.run_path({str(SCRIPT)!r})
 script["setup"]()
 assert script["state_modifier"]({{"mode": "chat"}}) == {{"mode": "chat"}}

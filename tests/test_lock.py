@@ -135,14 +135,15 @@ def test_a_restart_of_the_page_changes_nothing(era: str, name: str, tmp_path: Pa
 @pytest.mark.parametrize("mode", ["instruct", "chat-instruct", "chat"])
 def test_impersonating_is_refused_and_the_message_box_keeps_what_was_typed(era: str, mode: str, tmp_path: Path) -> None:
     with stand_in(era, tmp_path=tmp_path) as host:
-        with pytest.raises(Refusal, match="impersonating"):
-            paths(host)[f"impersonate[{mode}]"]("I think")
+        assert "impersonating asks the model" in ask(host, f"impersonate[{mode}]", "I think")
         typed = "I think" if era == "v1" else {"text": "I think", "files": []}
         boxes = []
         with contextlib.suppress(host.module("gradio").Error):
             for box, _ in host.shared.gradio["Impersonate"].pressed(typed, host.state(mode=mode)):
                 boxes.append(box if era == "v1" else box["text"])
-        assert boxes == ["I think...", "I think"] and host.seen == []
+        assert boxes[:2] == ["I think...", "I think"] and host.seen == []
+        # gradio of 2023 shows no error's words, so they stand in the box
+        assert len(boxes) >= (3 if era == "v1" else 2) and all(box.startswith("I think") for box in boxes)
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -32,8 +33,9 @@ def test_twice_is_once() -> None:
     module = SimpleNamespace(generate=plain)
     patch = Patch("generate", module, "generate", around("lock"))
     patch.put()
+    ours = module.generate
     patch.put()
-    assert module.generate() == "lock(host)"
+    assert module.generate is ours and module.generate() == "lock(host)"
 
 
 def test_another_copy_of_the_package_takes_its_place_and_does_not_pile_up() -> None:
@@ -65,17 +67,16 @@ def test_undoing_leaves_another_extensions_wrapper_alone() -> None:
     assert module.generate is theirs
 
 
-def test_a_method_is_shadowed_on_the_object_and_uncovered_again() -> None:
-    class Model:
-        def generate(self) -> str:
-            return "host"
-
-    model = Model()
-    patch = Patch("model.generate", model, "generate", around("lock"))
+def test_a_wrapper_that_copies_our_marks_is_not_taken_for_ours() -> None:
+    module = SimpleNamespace(generate=plain)
+    patch = Patch("generate", module, "generate", around("lock"))
     patch.put()
-    assert model.generate() == "lock(host)"
+    theirs = functools.wraps(module.generate)(around("theirs")(plain))
+    module.generate = theirs
+    assert not patch.stands()
+    assert patch.put() and module.generate() == "lock(theirs(host))"
     patch.undo()
-    assert "generate" not in vars(model) and model.generate() == "host"
+    assert module.generate is theirs
 
 
 def test_nothing_to_replace_is_said_and_not_made_up() -> None:

@@ -121,7 +121,7 @@ def test_bos_is_the_tokenizers_affair_whatever_a_client_asks(
 @pytest.mark.parametrize("era", ERAS)
 def test_a_chat_without_a_message_is_refused(era: str, tmp_path: Path) -> None:
     with stand_in(era, tmp_path=tmp_path) as host:
-        assert "no user message" in ask(host, "send[instruct]", "") and host.seen == []
+        assert "there is no message" in ask(host, "send[instruct]", "") and host.seen == []
 
 
 @pytest.mark.parametrize("era", ERAS)

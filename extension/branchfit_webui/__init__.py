@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,15 @@ def setup(folder: Path, params: Mapping[str, Any]) -> None:
         _setup(folder, params)
     except Exception as error:  # noqa: BLE001 - whatever an unknown host brings: it must start, and say this
         _running["problem"] = f"{type(error).__name__}: {error}"
+        _refuse_without_a_lock()
+    print(f"BranchFit prompt lock {_state()}", file=sys.stderr)
+
+
+def _state() -> str:
     lock = running()
-    say = lock.status().sentence if lock is not None else f"refusing where a template holds: {_running['problem']}"
-    print(f"BranchFit prompt lock {say}", file=sys.stderr)
+    if lock is None:
+        return f"refusing where a template holds: {problem()}"
+    return lock.status().sentence
 
 
 def _setup(folder: Path, params: Mapping[str, Any]) -> None:
@@ -44,7 +50,7 @@ def _setup(folder: Path, params: Mapping[str, Any]) -> None:
     from .lock import Lock
     from .proofs import Proofs
 
-    settings = {**PARAMS, **params}
+    settings = _settings(params)
     if _running["choices"] is None:
         _running["choices"] = Choices(folder / CHOICES_NAME)
     lock = running()
@@ -53,9 +59,9 @@ def _setup(folder: Path, params: Mapping[str, Any]) -> None:
         lock = Lock(
             Host(),
             _running["choices"],
-            Proofs(int(settings["proofs"]), file),
-            int(settings["floor_tokens"]),
-            bool(settings["lock"]) and _running["choices"].kept(ALL_MODELS) != OFF,
+            Proofs(settings["proofs"], file),
+            settings["floor_tokens"],
+            settings["lock"] and _running["choices"].kept(ALL_MODELS) != OFF,
         )
         _running["lock"] = lock
     lock.install()
@@ -64,6 +70,34 @@ def _setup(folder: Path, params: Mapping[str, Any]) -> None:
         _running["address"] = publish(lock, lock.host)
     except Exception as error:  # noqa: BLE001 - the host's own imports may fail; the proofs are shown in the tab all the same
         _running["address"] = f"no address for the proofs: {error}"
+
+
+def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, each of the kind of its default: one that is not is said and left at that."""
+    settings = dict(PARAMS)
+    for name, default in PARAMS.items():
+        value = params.get(name, default)
+        if type(value) is type(default) and not (isinstance(value, int) and value < 0):
+            settings[name] = value
+        else:
+            print(f"BranchFit: branchfit-{name}: {value!r} cannot be used, {default!r} holds.", file=sys.stderr)
+    return settings
+
+
+def _refuse_without_a_lock() -> None:
+    """Let a model with a template generate nothing where the lock could not be started."""
+    from .patches import Patch
+
+    def refusing(inner: Callable[..., Any]) -> Callable[..., Any]:
+        def start(*args: Any, **kwargs: Any) -> Any:
+            last_resort({})
+            yield from inner(*args, **kwargs)
+
+        return start
+
+    generation = sys.modules.get("modules.text_generation")
+    if running() is None and generation is not None:
+        Patch("_generate_reply", generation, "_generate_reply", refusing).put()
 
 
 def running() -> Lock | None:
@@ -91,9 +125,13 @@ def last_resort(state: dict[str, Any]) -> dict[str, Any]:
     if lock is not None:
         lock.insist()
     elif problem() and _holds_without_a_lock():
+        from .asked import asked
+        from .host import api_error
         from .refusal import Refused
 
-        raise Refused(f"the prompt lock could not start ({problem()}). Disable the extension to go on without it.")
+        refused = Refused(f"the prompt lock could not start ({problem()}). Disable the extension to go on without it.")
+        origin = asked(2)
+        raise api_error(str(refused)) if origin.api and not origin.stream else refused
     return state
 
 

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from types import FrameType
 from typing import Any, Literal
 
-Kind = Literal["chat", "messages", "edit", "box", "impersonate", "text"]
+Kind = Literal["chat", "messages", "edit", "box", "impersonate", "logits", "text"]
 
 _DEEPEST = 200
 """Frames looked at. Gradio and FastAPI put some 40 between a thread's start and the guard."""
@@ -88,7 +88,7 @@ def _read(found: Mapping[str, FrameType], caller: FrameType | None) -> Asked:
     if "chatbot_wrapper" in found:
         return _chat(found, stream)
     if "_get_next_logits" in found or "get_next_logits" in found:
-        return Asked("Logits, with samplers", "text")
+        return Asked("Logits, with samplers", "logits")
     for name in ("chat_completions", "stream_chat_completions"):
         if name in found:  # the 2023 API renders messages itself and generates from text
             path = "/v1/chat/completions" + (", stream" if stream else "")

@@ -29,6 +29,8 @@ class Built:
     notes: tuple[str, ...] = ()
     wanted: Callable[[], str | None] | None = field(default=None, compare=False)
     refused: refusal.Refused | None = None
+    decision: Decision | None = None
+    """Under which it was made: it may wait for its turn while another model or template is chosen."""
 
 
 def from_chat(
@@ -41,18 +43,18 @@ def from_chat(
     """
     template = decision.held
     history = arguments.get("history") or state.get("history") or {}
-    rows = [list(row) for row in history.get("internal") or ()]
+    rows = [list(row) for row in history.get("internal") or () if _is_row(row)]
     continued = bool(arguments.get("_continue"))
     reply = ""
     if continued and rows:
-        text, reply = rows[-1][0], rows[-1][1]
+        text, reply = rows[-1][0], rows[-1][1] if not rows[-1][1].startswith(refusal.MARK) else ""
         rows = rows[:-1]
     elif not text:
         text, rows = _last_user_message(rows)
     notes = _notes(host, template, state)
     if text:
         text += host.attachments(history, len(rows))
-    arguments = {**arguments, "history": {**history, "internal": [list(row) for row in history.get("internal") or ()]}}
+    arguments = {**arguments, "history": {**history, "internal": [*(history.get("internal") or ())]}}
     asked = dict(state)
 
     def wanted() -> str | None:
@@ -71,7 +73,7 @@ def from_messages(
     template = decision.held
     turns: list[tuple[str, str]] = []
     system, pending = [], ""
-    for message in messages:
+    for message in filter(lambda each: isinstance(each, dict), messages):
         role, content = message.get("role"), message.get("content")
         content = content if isinstance(content, str) else ""
         if role == "system":
@@ -79,7 +81,8 @@ def from_messages(
         elif role == "user":
             pending = content
         elif role == "assistant" and pending:
-            turns.append((pending, content))
+            if not content.startswith(refusal.MARK):
+                turns.append((pending, content))
             pending = ""
     if not pending and turns:
         pending = turns.pop()[0]
@@ -107,8 +110,13 @@ def _built(
     kept = turns if decision.keep_turns and template.can_keep_turns else []
     try:
         prompt = template.render_turns(kept, instruction, system)
-        while kept and _too_long(host, prompt, state, floor_tokens):
-            kept = kept[1:]
+        if kept and _too_long(host, prompt, state, floor_tokens):
+            least, most = 1, len(kept)  # dropped, oldest first: halved, since each try counts tokens
+            while least < most:
+                middle = (least + most) // 2
+                longer = template.render_turns(kept[middle:], instruction, system)
+                least, most = (middle + 1, most) if _too_long(host, longer, state, floor_tokens) else (least, middle)
+            kept = kept[least:]
             prompt = template.render_turns(kept, instruction, system)
     except PromptError as error:
         return Built("", instruction, tuple(notes), wanted, refusal.Refused(str(error)))
@@ -137,7 +145,7 @@ def _too_long(host: Host, prompt: str, state: Mapping[str, Any], floor_tokens: i
     new = state.get("max_new_tokens")
     most = max(floor_tokens, limit // 4)
     room = limit - (min(new, most) if isinstance(new, int) and new > 0 else most)
-    return len(prompt) > room and len(host.encode(prompt, True)) > room
+    return len(prompt.encode()) > room and len(host.encode(prompt, True)) > room
 
 
 def _turns(rows: list[list[Any]]) -> list[tuple[str, str]]:
@@ -147,6 +155,10 @@ def _turns(rows: list[list[Any]]) -> list[tuple[str, str]]:
         for row in rows
         if row[0] and row[1] and row[0] != _GREETING and not str(row[1]).startswith(refusal.MARK)
     ]
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, (list, tuple)) and len(row) >= 2 and isinstance(row[0], str) and isinstance(row[1], str)
 
 
 def _last_user_message(rows: list[list[Any]]) -> tuple[str, list[list[Any]]]:

@@ -35,6 +35,8 @@ class Decision:
     keep_turns: bool = False
     own: Template | None = None
     """What would hold without the user's choice."""
+    broken: str = ""
+    """Why nothing may be sent: a record of the template is there and cannot be read, and nothing else tells it."""
 
     @property
     def held(self) -> Template:
@@ -73,7 +75,9 @@ class Choices:
             chosen = by_name(wanted)
             if chosen is not None:
                 return Decision(chosen, "your choice", keep_turns, own)
-        return Decision(own, source, keep_turns, own)
+            source = f"{source}; your choice, {wanted}, is no known template"
+        broken = f"{folder / LOCK_NAME} cannot be read" if own is None and _is_unreadable(folder) else ""
+        return Decision(own, source, keep_turns, own, broken)
 
     def keep(self, name: str, template: str | None, keep_turns: bool) -> None:
         """Keep a choice: a template's name, "off", or None for what the model itself says. Raises OSError."""
@@ -83,6 +87,8 @@ class Choices:
         kept = {**self._kept, name: choice} if choice else {k: v for k, v in self._kept.items() if k != name}
         self._kept = kept
         if self._file is None:
+            if self.problem:
+                raise OSError(self.problem)
             return
         new = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         try:
@@ -99,8 +105,8 @@ class Choices:
         if self._file is None:
             return {}
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict) or not all(isinstance(choice, dict) for choice in content.values()):
+            content = json.loads(self._file.read_text(encoding="utf-8-sig"))
+            if not isinstance(content, dict) or not all(map(_is_choice, content.values())):
                 raise ValueError("not a table of choices")
             return content
         except FileNotFoundError:
@@ -112,6 +118,14 @@ class Choices:
             except OSError:
                 self._file = None
             return {}
+
+
+def _is_choice(choice: Any) -> bool:
+    return (
+        isinstance(choice, dict)
+        and isinstance(choice.get("template", ""), str)
+        and isinstance(choice.get("keep_turns", False), bool)
+    )
 
 
 def offered(decision: Decision) -> list[str]:
@@ -132,7 +146,10 @@ def _own(name: str, folder: Path) -> tuple[Template | None, str]:
     guessed = guess_by_model(name)
     if guessed is not None:
         return guessed, "the model's name"
-    return None, "no template is recorded with this model, none stands in its folder, and its name tells none"
+    return (
+        None,
+        "no template is recorded with this model or in its folder, and its name tells none; the tab offers some",
+    )
 
 
 def _recorded(folder: Path) -> Template | None:
@@ -146,6 +163,13 @@ def _recorded(folder: Path) -> Template | None:
     if template is None or not isinstance(text, str):
         return None
     return _template(template.get("name"), text, str(template.get("source") or "branchfit.lock.json"))
+
+
+def _is_unreadable(folder: Path) -> bool:
+    try:
+        return has_lock(folder) and not read_lock(folder)
+    except BadLock:
+        return True
 
 
 def _from_card(folder: Path) -> Template | None:

@@ -40,8 +40,12 @@ def publish(lock: Lock, host: Host) -> str:
     if not wanted:
         return "the webui's API is not on"
     for name in ("modules.api.script", "extensions.openai.script"):
+        script = module(name)
+        # Imported only where the host is about to do the same.
+        if script is None and name.startswith("extensions") and "openai" not in (host.args.extensions or ()):
+            continue
         try:
-            script = module(name) or importlib.import_module(name)
+            script = script or importlib.import_module(name)
         except ImportError:
             continue
         app: Any = getattr(script, "app", None)
@@ -53,14 +57,21 @@ def publish(lock: Lock, host: Host) -> str:
             keys = getattr(script, "check_admin_key", None) or getattr(script, "check_key", None)
 
             def prompts(origin: Any = Header(None)) -> dict[str, Any]:  # noqa: B008 - FastAPI's way
-                if isinstance(origin, str) and urlsplit(origin).hostname not in _OWN_PAGES:
+                if isinstance(origin, str) and not _is_own(origin):
                     raise HTTPException(status_code=403, detail=f"prompts are not shown to pages of {origin}")
                 return to_dict(current())
 
             app.get(PATH, dependencies=keys)(prompts)
         _published["lock"] = lock
         return f"GET {PATH}"
-    return "this webui's API takes no further addresses"
+    return "not on this webui, whose API takes no further addresses"
+
+
+def _is_own(origin: str) -> bool:
+    try:
+        return urlsplit(origin).hostname in _OWN_PAGES
+    except ValueError:
+        return False
 
 
 _published: dict[str, Lock] = {}

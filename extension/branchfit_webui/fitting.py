@@ -37,7 +37,7 @@ def fit(
         return notes, None
     state["truncation_length"] = limit
     new = _whole(state.get("max_new_tokens"))
-    new = limit if new is None or new < 1 else new
+    new = limit if new is None or new < 0 else new
     # ASCII text never takes more tokens than it has bytes, so most prompts need no counting here.
     if prompt.isascii() and len(prompt) + _UNCOUNTED <= limit - new:
         return notes, None

@@ -7,6 +7,7 @@ there is reported as missing; nothing here raises because a host is older or new
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ class Host:
         self.shared: Any = modules.shared
         self.generation: Any = modules.text_generation
         self.extensions: Any = modules.extensions
-        self._adds_bos: tuple[Any, bool] | None = None
+        self._adds_bos: tuple[weakref.ref[Any], bool] | None = None
 
     # The model
 
@@ -98,22 +99,26 @@ class Host:
         tokenizer = getattr(self.shared, "tokenizer", None)
         spelled = getattr(tokenizer, "bos_token", None)
         if isinstance(spelled, str) and spelled and prompt.startswith(spelled):
-            return False
-        if self._adds_bos is None or self._adds_bos[0] is not tokenizer:
-            self._adds_bos = (tokenizer, _adds_bos(tokenizer))
+            # Versions from v1.8 to v3.7 strip the spelled one too where the flag is off; with it on they leave one.
+            return self.encode(prompt, False)[:1] != [getattr(tokenizer, "bos_token_id", None)]
+        if self._adds_bos is None or self._adds_bos[0]() is not tokenizer:
+            try:
+                self._adds_bos = (weakref.ref(tokenizer), _adds_bos(tokenizer))
+            except TypeError:  # not to be kept, so that an unloaded tokenizer is freed
+                return _adds_bos(tokenizer)
         return self._adds_bos[1]
 
     # What the host would have done
 
     def own_chat_prompt(self, text: str, state: dict[str, Any], arguments: dict[str, Any]) -> str | None:
-        """The prompt the host's own builder makes for a chat message; None where it cannot."""
+        """The prompt the host's own builder makes for a chat message; None where it cannot make one."""
         chat = module("modules.chat")
         if chat is None:
             return None
         try:
             built = chat.generate_chat_prompt(text, state, **arguments)
-        except Exception as error:  # noqa: BLE001 - the host's builder, with whatever a client sent
-            return f"(the webui's own builder fails here: {error or type(error).__name__})"
+        except Exception:  # noqa: BLE001 - the host's builder, with whatever a client sent
+            return None
         return built if isinstance(built, str) else None
 
     def attachments(self, history: Mapping[str, Any], row: int) -> str:
@@ -142,13 +147,16 @@ class Host:
     def refuse(self, sentence: str, origin: Asked) -> Iterator[str]:
         """Give `sentence` to whoever asked, in the way that reaches them: an error of the API, an error
         in the page where a text box would be written over, else the sentence in the reply's place."""
+        if origin.kind == "logits":  # it reads scores, not text: a sentence would show it those of the prompt before
+            raise ValueError(sentence)
         if origin.api and not origin.stream:
-            raise _api_error(sentence)
+            raise api_error(sentence)
         if origin.kind in ("box", "impersonate"):
             gradio = module("gradio")
             if origin.kind == "impersonate":
                 yield ""  # puts back what stood in the message box, which the host has dotted by now
-            if gradio is not None and hasattr(gradio, "Error"):
+            # gradio before 3.38, which has no Info, shows an error's words only where the host asked for that.
+            if gradio is not None and hasattr(gradio, "Error") and hasattr(gradio, "Info"):
                 raise gradio.Error(sentence)
         yield sentence
 
@@ -172,7 +180,7 @@ def _adds_bos(tokenizer: Any) -> bool:
     return bos is not None and list(tokenizer.encode(""))[:1] == [bos]
 
 
-def _api_error(sentence: str) -> Exception:
+def api_error(sentence: str) -> Exception:
     """The error that this host's API answers with its own words: status 400 and the sentence."""
     for package in ("modules.api", "extensions.openai"):
         errors, script = module(f"{package}.errors"), module(f"{package}.script")

@@ -69,11 +69,12 @@ class Lock:
             return
         self._entry.put()
         self._stand()
-        self._watch.put()
+        if self.is_locking():
+            self._watch.put()
         known = {id(patch._holder) for patch in self._boxes}
-        for name in ("modules.text_generation", "modules.ui_default", "modules.ui_notebook"):
+        for name in ("modules.text_generation", "modules.ui_default", "modules.ui_notebook", "__main__"):
             page = module(name)
-            if page is not None and id(page) not in known:
+            if hasattr(page, "generate_reply_wrapper") and id(page) not in known:
                 self._boxes.append(Patch(name, page, "generate_reply_wrapper", self._maker.boxed_reply))
         for patch in self._boxes:
             patch.put()
@@ -122,7 +123,9 @@ class Lock:
         parts = {patch.name: patch.stands() for patch in self._required}
         missing = [name for name, stands in parts.items() if not stands]
         model = self.host.model_name()
-        if decision.template is None:
+        if decision.broken:
+            sentence = f"refusing: {decision.broken}, so {model} does not generate."
+        elif decision.template is None:
             sentence = f"inactive: {decision.source}. Prompts are sent as the webui builds them."
         elif missing:
             sentence = f"refusing: {', '.join(missing)} cannot be guarded on this webui, so {model} does not generate."
@@ -138,6 +141,7 @@ class Lock:
         @functools.wraps(inner)
         def start(*args: Any, **kwargs: Any) -> Iterator[str]:
             if self.is_locking():
+                self._watch.put()
                 missing = self._stand()
                 if missing:
                     yield from self._say_no(refusal.parts_missing(missing), asked(2), str(args[0] if args else ""))
@@ -160,6 +164,9 @@ class Lock:
         @functools.wraps(inner)
         def guarded(question: Any, original_question: Any, *args: Any, **kwargs: Any) -> Iterator[str]:
             decision = self.decision()
+            if decision.broken:
+                yield from self._say_no(refusal.unreadable(decision.broken), asked(2), question)
+                return
             if decision.template is None:
                 yield from inner(question, original_question, *args, **kwargs)
                 return
@@ -176,12 +183,12 @@ class Lock:
             else:
                 kwargs[place] = state
             stops = list(decision.held.stop_strings)
-            if stops:
-                state["stream"] = True  # as the host does for its own: a reply is cut while it is made, not after
             generator = iter(inner(ticket.prompt, original_question, *arguments, **kwargs))
-            yield from self._drive(generator, ticket, stops, origin)
-            if unseen:
-                self.proofs.done(ticket.proof)
+            try:
+                yield from self._drive(generator, ticket, stops, origin)
+            finally:  # a reply that was stopped, or whose client has gone, has reached the model too
+                if unseen:
+                    self.proofs.done(ticket.proof)
 
         return guarded
 
@@ -228,6 +235,7 @@ class Lock:
     def _drive(self, generator: Iterator[str], ticket: Ticket, stops: list[str], origin: Asked) -> Iterator[str]:
         with contextlib.ExitStack() as ending:
             ending.callback(getattr(generator, "close", lambda: None))
+            whole, found = None, False
             while ticket.violation is None:
                 me = threading.get_ident()  # the page drives one generator from changing threads
                 outer = self._driven.get(me)
@@ -248,6 +256,10 @@ class Lock:
                 yield cut
                 if found:
                     break
+                # A stop string that begins as a word does (USER:) may have begun as a word of the reply (US).
+                whole = reply if cut != reply and reply[len(cut)].isalnum() else None
+        if whole is not None and not found and ticket.violation is None:
+            yield whole
         if ticket.violation is not None:
             ticket.proof.verdict, ticket.proof.reason = "refused", str(ticket.violation)
             yield from self.host.refuse(str(ticket.violation), origin)

@@ -8,10 +8,11 @@ import html
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from branchfit.errors import PromptError
-from branchfit.prompts import Template
+from branchfit.prompts import TEMPLATES, Template
 
 from . import refusal
 from .asked import Asked
@@ -42,7 +43,7 @@ class Maker:
             raise refusal.impersonate()
         with self._mutex:
             built = self._built.pop(question, None)
-        if built is None:
+        if built is None or (built.decision is not None and built.decision != decision):
             built = self._structured(decision, question, state, origin) or self._wrapped(template, question)
         if built.refused is not None:
             built.refused.built = built
@@ -78,12 +79,21 @@ class Maker:
         changed = question != shown and shown in question
         if changed:
             question = shown
+        notes = ["another extension had changed the prompt; it is put back"] if changed else []
         known = template.recognise(question)
         if known is not None:
-            notes = ("another extension had changed the prompt; it is put back",) if changed else ()
-            return Built(question, known.instruction, notes, lambda: typed)
+            if known.reply and not known.reply.strip():
+                # No host keeps a reply of blanks alone, and one newline too many is what the lock is there against.
+                question = question[: -len(known.reply)]
+                notes.append(f"{known.reply!r} behind the rendering is left out: blanks are no reply")
+            elif known.reply:
+                notes.append(f"a reply of {len(known.reply.encode()):,} bytes is continued")
+            return Built(question, known.instruction, tuple(notes), lambda: typed)
+        if not question:
+            raise refusal.no_message()
+        notes += _already_wrapped(template, question)
         try:
-            return Built(template.render(question), question, wanted=lambda: question)
+            return Built(template.render(question), question, tuple(notes), lambda: question)
         except PromptError as error:
             raise refusal.Refused(str(error)) from error
 
@@ -94,6 +104,7 @@ class Maker:
             if decision.template is None or not isinstance(text, str):
                 return inner(text, state, **kwargs)
             made = from_chat(self._host, decision, text, state, kwargs, self._floor_tokens)
+            made = replace(made, decision=decision)
             key = made.text if made.refused is None else f"{refusal.MARK} ({id(made)})"
             with self._mutex:
                 self._built[key] = made
@@ -114,30 +125,57 @@ class Maker:
                 yield from inner(question, *args, **kwargs)
                 return
             typed = question
-            if template.recognise(question) is None:
+            if question and template.recognise(question) is None:
                 with contextlib.suppress(PromptError):  # the guard refuses it, in words
                     question = template.render(question)
-            generator = inner(question, *args, **kwargs)
-            with contextlib.ExitStack() as ending:
-                ending.callback(generator.close)
-                while True:
-                    me = threading.get_ident()
-                    self._boxed[me] = (question, typed)
-                    try:
-                        boxes = next(generator, None)
-                    finally:
-                        self._boxed.pop(me, None)
-                    if boxes is None:
-                        return
-                    yield _as_typed(question, boxes)
+            # The first is the prompt alone. It waits for the next, since a refusal must not write over what was typed.
+            first: Any = None
+            for number, boxes in enumerate(self._driven(inner(question, *args, **kwargs), question, typed)):
+                if number == 0:
+                    first = boxes
+                    continue
+                first = None
+                yield _as_sent(question, typed, boxes)
+            if first is not None:
+                yield _as_sent(question, typed, first)
 
         return shown
 
+    def _driven(self, generator: Iterator[Any], question: str, typed: str) -> Iterator[Any]:
+        """The host's own steps, each with the box's prompt noted for the thread that takes it."""
+        with contextlib.ExitStack() as ending:
+            ending.callback(getattr(generator, "close", lambda: None))
+            while True:
+                me = threading.get_ident()
+                self._boxed[me] = (question, typed)
+                try:
+                    boxes = next(generator, None)
+                finally:
+                    self._boxed.pop(me, None)
+                if boxes is None:
+                    return
+                yield boxes
 
-def _as_typed(question: str, boxes: Any) -> Any:
-    """What the host shows in its boxes, with the prompt as it was sent: from v1.6 on, formatted_outputs reads HTML
-    entities in the user's own text as the characters they stand for, and the next Continue would send those."""
+
+def _already_wrapped(template: Template, question: str) -> list[str]:
+    """What to say of an instruction that looks like a prompt itself: it is wrapped whole all the same."""
+    head = template.around[0].strip().split("\n")[0]
+    others = [other.name for other in TEMPLATES if other.around[0].strip() and other.recognise(question) is not None]
+    if not others and not (head and head in question):
+        return []
+    what = f"a prompt in {' or '.join(others)}" if others else "a prompt in this template, but not quite"
+    return [f"the text looks like {what}, and was wrapped whole as an instruction: send the question alone"]
+
+
+def _as_sent(question: str, typed: str, boxes: Any) -> Any:
+    """What the host shows in its boxes, with the prompt as it was sent, or as it was typed where it was refused.
+
+    From v1.6 on, formatted_outputs reads HTML entities in the user's own text as the characters they stand
+    for, and the next Continue would send those.
+    """
     read = html.unescape(question)
-    if read == question or not (isinstance(boxes, tuple) and boxes and isinstance(boxes[0], str)):
+    if not (isinstance(boxes, tuple) and boxes and isinstance(boxes[0], str) and boxes[0].startswith(read)):
         return boxes
-    return (question + boxes[0][len(read) :], *boxes[1:]) if boxes[0].startswith(read) else boxes
+    reply = boxes[0][len(read) :]
+    shown = f"{typed}\n\n" if reply.startswith(refusal.MARK) else question
+    return (shown + reply, *boxes[1:])

@@ -6,6 +6,7 @@ decided elsewhere.
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from typing import Any
@@ -18,9 +19,9 @@ from .choices import ALL_MODELS, OFF, offered
 from .decoding import DECODING, current_values, for_components
 from .endpoint import to_dict
 from .lock import Lock
-from .proofs import Proof
+from .proofs import Proof, printable
 
-MODEL_SAYS = "what the model says"
+AUTOMATIC = "automatic"
 
 _SHOWN = 2000
 """Characters of a prompt shown in the tab; the JSON has all of them."""
@@ -54,7 +55,7 @@ def _build() -> None:
     if lock is None:
         gr.Markdown(f"**Prompt lock: not running.** {branchfit_webui.problem()}")
         return
-    status = gr.Markdown(status_text(lock))
+    status = gr.Markdown(lambda: status_text(lock))  # functions are asked again whenever the page is loaded
     on = gr.Checkbox(value=lock.on, label="Prompt lock on, for all models")
     with gr.Row():
         template = gr.Dropdown(choices=_choices(lock), value=_chosen(lock), label="Template for this model")
@@ -69,7 +70,7 @@ def _build() -> None:
         undo = gr.Button("Undo the decoding settings")
     said = gr.Markdown("")
     with gr.Accordion("Last prompts, newest first", open=True):
-        shown = gr.Markdown(proofs_text(lock))
+        shown = gr.Markdown(lambda: proofs_text(lock))
         clear = gr.Button("Show as JSON")
         raw = gr.Textbox(value="", label="JSON", lines=8)
 
@@ -92,13 +93,19 @@ def _build() -> None:
     components, names = for_components(lock.host)
     before = gr.State({})
     if names:
-        decoding.click(lambda *values: current_values(names, values), components, [before]).then(
+        decoding.click(lambda old, *values: old or current_values(names, values), [before, *components], [before]).then(
             lambda: [*(DECODING[name] for name in names), _decoding_text(names)], [], [*components, said]
         )
         undo.click(
-            lambda old: [*(old.get(name, gr.update()) for name in names), "The decoding settings are as they were."],
+            lambda old: [
+                {},
+                *(old.get(name, gr.update()) for name in names),
+                "The decoding settings are as they were."
+                if old
+                else "There is nothing to undo since this page came up.",
+            ],
             [before],
-            [*components, said],
+            [before, *components, said],
         )
 
 
@@ -114,9 +121,10 @@ def status_text(lock: Lock) -> str:
 
 def advice_text(lock: Lock) -> str:
     """The author's advice on the template's plain form, where there is one."""
-    own = lock.decision().own
+    decision = lock.decision()
+    own = decision.own
     plain = PLAIN_FORM.get(own.name) if own is not None else None
-    if own is None or plain is None:
+    if own is None or plain is None or decision.template is None:
         return ""
     return (
         f"For *simple* questions the author advises the form without chain of thought: choose **{plain.name}**. "
@@ -140,7 +148,7 @@ def keep_choice(lock: Lock, name: str | None, keep_turns: bool) -> str:
     model = lock.host.model_name()
     if model is None:
         return "No model is loaded, so there is nothing to choose for."
-    wanted = None if name in (None, MODEL_SAYS) else name
+    wanted = None if name in (None, AUTOMATIC) else name
     try:
         lock.choices.keep(model, wanted, bool(keep_turns))
     except OSError as error:
@@ -155,16 +163,16 @@ def proofs_text(lock: Lock) -> str:
 
 
 def _proof_text(proof: Proof) -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(proof.at))
     tokens = f", {proof.tokens:,} tokens" if proof.tokens is not None else ""
-    lines = [
-        f"**{time.strftime('%H:%M:%S', time.localtime(proof.at))} {proof.path}: {proof.verdict}** "
-        f"({proof.template}{tokens}, sha256 {proof.sha256[:16]}...)"
-    ]
+    size = f"{len(proof.text.encode('utf-8', 'surrogatepass')):,} bytes"
+    facts = f"{proof.template}, {size}{tokens}, sha256 {proof.sha256[:16]}..."
+    lines = [f"**{at} {html.escape(proof.path)}: {proof.verdict}**" + ("" if proof.reason else f" ({facts})")]
     if proof.reason:
-        lines.append(proof.reason)
+        lines += [html.escape(proof.reason), "What was asked for:"]
     if proof.text:
-        lines.append(_fenced(proof.text))
-    lines += [f"- {note}" for note in proof.notes]
+        lines.append(_fenced(printable(proof.text)))
+    lines += [f"- {html.escape(note)}" for note in proof.notes]
     difference = proof.difference()
     if difference is not None:
         lines.append(f"The webui would have sent something else, from byte {difference.offset_bytes} on:")
@@ -182,12 +190,12 @@ def _fenced(text: str) -> str:
 
 
 def _choices(lock: Lock) -> list[str]:
-    return [MODEL_SAYS, OFF, *offered(lock.decision())]
+    return [AUTOMATIC, OFF, *offered(lock.decision())]
 
 
 def _chosen(lock: Lock) -> str:
     model = lock.host.model_name()
-    return (lock.choices.kept(model) if model is not None else None) or MODEL_SAYS
+    return (lock.choices.kept(model) if model is not None else None) or AUTOMATIC
 
 
 def _decoding_text(names: list[str]) -> str:

@@ -1,6 +1,6 @@
 """Replacing a function of the host by one of ours around it: once, whoever came before, and undone.
 
-newer webuis run an extension's script again at every restart of their page, and other extensions
+Newer webuis run an extension's script again at every restart of their page, and other extensions
 replace the same functions. So a patch looks at what stands there now: its own is left, another's is
 wrapped, and on the way out only its own is taken back. One that somebody wrapped since then stays
 where it is and passes everything through.
@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+_SELF = "_branchfit_self"
+_NAME = "_branchfit_name"
 _ORIGINAL = "_branchfit_original"
-_OWNER = "_branchfit_owner"
 
 
 class Patch:
@@ -28,7 +29,8 @@ class Patch:
         self._holder = holder
         self._key = key
         self._make = make
-        self._was_own_attribute = isinstance(holder, dict) or key in getattr(holder, "__dict__", {})
+        self._ours: Callable[..., Any] | None = None
+        self._original: Callable[..., Any] | None = None
 
     def current(self) -> Callable[..., Any] | None:
         value = (
@@ -37,34 +39,33 @@ class Patch:
         return value if callable(value) else None
 
     def stands(self) -> bool:
-        return getattr(self.current(), _OWNER, None) is self
+        return self._ours is not None and self.current() is self._ours
 
     def put(self) -> bool:
         """Put ours in place if it does not stand there. False where there is nothing to replace."""
         current = self.current()
         if current is None:
             return False
-        if getattr(current, _OWNER, None) is self:
+        if current is self._ours:
             return True
-        if hasattr(current, _OWNER) and current.__dict__[_OWNER].name == self.name:
-            current = current.__dict__[_ORIGINAL]  # left by an earlier copy of this package
+        marks = getattr(current, "__dict__", {})
+        # functools.wraps copies marks to another's wrapper, so that a mark counts only on the function it names.
+        if marks.get(_SELF) is current and marks[_NAME] == self.name:
+            current = marks[_ORIGINAL]  # left by an earlier copy of this package
         ours = self._make(current)
-        setattr(ours, _ORIGINAL, current)
-        setattr(ours, _OWNER, self)
+        ours.__dict__.update({_SELF: ours, _NAME: self.name, _ORIGINAL: current})
         try:
             self._set(ours)
         except (AttributeError, TypeError):  # an object that takes no attributes
             return False
+        self._ours, self._original = ours, current
         return True
 
     def undo(self) -> None:
-        current = self.current()
-        if getattr(current, _OWNER, None) is not self:
-            return
-        if self._was_own_attribute:
-            self._set(current.__dict__[_ORIGINAL])
-        else:
-            delattr(self._holder, self._key)  # a method of the class, shadowed on the object
+        """Take ours out again; what somebody put over it since stays."""
+        if self.stands() and self._original is not None:
+            self._set(self._original)
+        self._ours = self._original = None
 
     def _set(self, value: Callable[..., Any]) -> None:
         if isinstance(self._holder, dict):

@@ -50,9 +50,10 @@ class Proof:
         return self._wanted
 
     def difference(self) -> Difference | None:
-        """Where the host's own prompt first differs from what was sent. None where it does not, or is not known."""
-        wanted = self.host_wanted()
-        return first_difference(self.text, wanted) if wanted is not None else None
+        """Where the host's own prompt first differs from what was sent. None where it does not, is not known, or
+        nothing was sent."""
+        wanted = self.host_wanted() if self.verdict != "refused" else None
+        return first_difference(printable(self.text), printable(wanted)) if wanted is not None else None
 
     def to_dict(self) -> dict[str, Any]:
         difference = self.difference()
@@ -60,16 +61,21 @@ class Proof:
             "at": self.at,
             "path": self.path,
             "template": self.template,
-            "text": self.text,
+            "text": printable(self.text),
             "size_bytes": len(self.text.encode("utf-8", "surrogatepass")),
             "sha256": self.sha256,
             "tokens": self.tokens,
             "verdict": self.verdict,
             "reason": self.reason,
             "notes": list(self.notes),
-            "host_wanted": self.host_wanted(),
+            "host_wanted": printable(self.host_wanted() or "") or None,
             "difference": difference.to_dict() if difference is not None else None,
         }
+
+
+def printable(text: str) -> str:
+    """Text that has bytes: a lone surrogate, which a client can send and no page can show, is spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Proofs:

@@ -35,8 +35,15 @@ def parts_missing(parts: list[str]) -> Refused:
     )
 
 
+def unreadable(what: str) -> Refused:
+    return Refused(
+        f"{what}, which says the template of this model. Mend it with `branchfit pull`, or choose a template or "
+        f'"off" in the BranchFit tab.'
+    )
+
+
 def no_message() -> Refused:
-    return Refused("there is no user message, and the template needs an instruction.")
+    return Refused("there is no message, and the template needs an instruction.")
 
 
 def too_long(tokens: int, limit: int, floor: int, source: str) -> Refused:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-from branchfit.prompts import first_difference
+from branchfit.prompts import Difference, first_difference
 
 from . import refusal
 from .host import Host
-from .patches import Patch
 from .proofs import Proof
 
 METHODS = ("generate", "generate_with_streaming")
@@ -37,32 +37,39 @@ class ModelWatch:
         self._host = host
         self._locked = locked
         self._current = current
-        self._model: Any = None
-        self._patches: list[Patch] = []
+        self._model: weakref.ref[Any] | None = None
+        self._ours: dict[str, Callable[..., Any]] = {}
 
     def put(self) -> None:
-        """Watch the model loaded now. A model that was loaded before is let go."""
+        """Watch the model loaded now. Nothing here keeps a model alive: unloading frees it as without the lock."""
         model = self._host.model
-        if model is not self._model:
+        if self._model is None or self._model() is not model:
             self.undo()
-            self._model = model
-            self._patches = [
-                Patch(f"model.{name}", model, name, self._watched) for name in METHODS if hasattr(model, name)
-            ]
-        for patch in self._patches:
-            patch.put()
+            try:
+                self._model = weakref.ref(model) if model is not None else None
+            except TypeError:  # an object that cannot be watched from outside; the text was checked all the same
+                self._model = None
+        if self._model is None:
+            return
+        for name in METHODS:
+            if vars(model).get(name) is None and callable(getattr(type(model), name, None)):
+                self._ours[name] = self._watched(self._model, getattr(type(model), name))
+                setattr(model, name, self._ours[name])
 
     def undo(self) -> None:
-        for patch in self._patches:
-            patch.undo()
-        self._patches, self._model = [], None
+        """Take the watch off the model, if it still lives."""
+        model = self._model() if self._model is not None else None
+        for name, ours in self._ours.items():
+            if model is not None and vars(model).get(name) is ours:
+                delattr(model, name)
+        self._ours, self._model = {}, None
 
-    def _watched(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(inner)
+    def _watched(self, model: weakref.ref[Any], method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
         def generate(*args: Any, **kwargs: Any) -> Any:
             if self._locked():
                 self._check(args, kwargs)
-            return inner(*args, **kwargs)
+            return method(model(), *args, **kwargs)
 
         return generate
 
@@ -90,18 +97,26 @@ class ModelWatch:
             difference = first_difference(ticket.prompt, given)
             if difference is None and proof.verdict == "waiting":
                 proof.verdict = "text exact"
-            return str(difference) if difference is not None else ""
+            return _in_words(difference) if difference is not None else ""
         if given is None or len(given) != 1:
             return "it is not one sequence of tokens"
         ids = [int(token) for token in (given[0].tolist() if hasattr(given[0], "tolist") else given[0])]
         decoded = self._host.decode(ids)
-        exact = decoded == ticket.prompt or decoded == " " + ticket.prompt
+        bare = ticket.prompt.removeprefix(str(getattr(self._host.shared.tokenizer, "bos_token", None) or ""))
+        exact = decoded.removeprefix(" ") in (ticket.prompt.removeprefix(" "), bare.removeprefix(" "))
         if ids != self._host.encode(ticket.prompt, ticket.add_bos_token):
             # The same text in other tokens, or with BOS lost, is not what the model was trained on either.
             difference = first_difference(ticket.prompt, decoded)
-            return f"the tokens differ ({len(ids)} came)" + (f", {difference}" if difference is not None else "")
+            return f"the tokens differ ({len(ids)} came)" + (
+                f", {_in_words(difference)}" if difference is not None else ""
+            )
         proof.tokens, proof.verdict = len(ids), "tokens exact"
         if not exact:
             difference = first_difference(ticket.prompt, decoded)
-            proof.notes.append(f"the model's tokenizer itself changes this text: {difference}")
+            changed = _in_words(difference) if difference is not None else "blanks"
+            proof.notes.append(f"the model's tokenizer itself changes this text: {changed}")
         return ""
+
+
+def _in_words(difference: Difference) -> str:
+    return f"from byte {difference.offset_bytes:,} on it is {difference.found} instead of {difference.expected}"

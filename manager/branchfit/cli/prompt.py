@@ -77,7 +77,13 @@ def prompt(
         text = _standard_input() if compared == "-" else _decoded(read_file(Path(compared)), compared)
         _print_comparison(prompts.explain(chosen, text, instruction, system), json_)
     else:
-        _write(chosen.render(instruction if instruction is not None else _standard_input(), system))
+        text = instruction if instruction is not None else _standard_input()
+        if not text and instruction is None and model is not None and (template or card):
+            raise UsageError(
+                f"the instruction is empty: {model!r} was read as the model, which --template and --card do without. "
+                f"Put the instruction second, or on standard input."
+            )
+        _write(chosen.render(text, system))
 
 
 def _write(text: str) -> None:
@@ -162,7 +168,10 @@ def _template(model: str | None, name: str | None, card: Path | None, to: Path |
             return prompts.named(str(recorded.get("name") or model), recorded["text"], "branchfit.lock.json")
     except NotInstalled:
         if "/" not in model:
-            raise
+            guessed_by_name = prompts.guess_by_model(model)
+            if guessed_by_name is None:
+                raise
+            return guessed_by_name
     from ..hub import parse_repo
 
     guessed = gather_branch(parse_repo(model)).template

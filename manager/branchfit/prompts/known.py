@@ -193,6 +193,8 @@ PLAIN_FORM = {ALPACA_COT.name: WIZARDMATH_PLAIN}
 """The form without chain of thought that an author offers beside a template."""
 
 ALIASES = {
+    "WizardMath": "Alpaca-CoT",
+    "WizardMath-CoT": "Alpaca-CoT",
     "Vicuna-1.0": "Vicuna-v1.0",
     "Vicuna-v0": "Vicuna-v1.0",
     "Guanaco": "Vicuna-v1.0",
