@@ -33,14 +33,11 @@ def setup(folder: Path, params: Mapping[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001 - whatever an unknown host brings: it must start, and say this
         _running["problem"] = f"{type(error).__name__}: {error}"
         _refuse_without_a_lock()
-    print(f"BranchFit prompt lock {_state()}", file=sys.stderr)
-
-
-def _state() -> str:
     lock = running()
-    if lock is None:
-        return f"refusing where a template holds: {problem()}"
-    return lock.status().sentence
+    if problem() or lock is None:
+        print(f"BranchFit prompt lock refusing where a template holds: {problem()}", file=sys.stderr)
+    else:
+        print(f"BranchFit prompt lock {lock.status().sentence}", file=sys.stderr)
 
 
 def _setup(folder: Path, params: Mapping[str, Any]) -> None:
@@ -65,6 +62,7 @@ def _setup(folder: Path, params: Mapping[str, Any]) -> None:
         )
         _running["lock"] = lock
     lock.install()
+    lock.status()
     _running["problem"] = ""
     try:
         _running["address"] = publish(lock, lock.host)

@@ -146,6 +146,8 @@ class Lock:
                 if missing:
                     yield from self._say_no(refusal.parts_missing(missing), asked(2), str(args[0] if args else ""))
                     return
+            else:
+                self._watch.undo()
             yield from inner(*args, **kwargs)
 
         return start

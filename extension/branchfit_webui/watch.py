@@ -52,7 +52,7 @@ class ModelWatch:
         if self._model is None:
             return
         for name in METHODS:
-            if vars(model).get(name) is None and callable(getattr(type(model), name, None)):
+            if getattr(model, "__dict__", {}).get(name) is None and callable(getattr(type(model), name, None)):
                 self._ours[name] = self._watched(self._model, getattr(type(model), name))
                 setattr(model, name, self._ours[name])
 
