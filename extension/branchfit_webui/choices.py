@@ -57,10 +57,14 @@ class Choices:
         self.problem = ""
         self._kept: dict[str, dict[str, Any]] = self._read()
         self._cached: tuple[Any, Decision] | None = None
+        self._files: tuple[Path, Path, Path] | None = None
+        self._changes = 0
 
     def decide(self, name: str, folder: Path) -> Decision:
         """What holds for the model `name` in `folder`. Asked at every prompt: files are read only when they change."""
-        key = (name, _stamp(folder / LOCK_NAME), _stamp(folder / CARD_NAME), json.dumps(self._kept.get(name)))
+        if self._files is None or self._files[0] != folder:
+            self._files = (folder, folder / LOCK_NAME, folder / CARD_NAME)
+        key = (name, self._changes, _stamp(self._files[1]), _stamp(self._files[2]))
         if self._cached is None or self._cached[0] != key:
             self._cached = (key, self._decide(name, folder))
         return self._cached[1]
@@ -86,6 +90,7 @@ class Choices:
         }
         kept = {**self._kept, name: choice} if choice else {k: v for k, v in self._kept.items() if k != name}
         self._kept = kept
+        self._changes += 1
         if self._file is None:
             if self.problem:
                 raise OSError(self.problem)
