@@ -168,3 +168,29 @@ def test_rows_of_another_kind_are_passed_over(tmp_path: Path) -> None:
         arguments = {"history": {"internal": [[None], ["a"], [5, "b"], None, ["x", "y"]]}}
         built = host.module("branchfit_webui.chat").from_chat(lock.host, lock.decision(), QUESTION, {}, arguments, 64)
         assert built.text == RENDERED
+
+
+@pytest.mark.parametrize("strips", [False, True], ids=["v1.7, v3.8 and newer", "v1.8 to v3.7"])
+def test_a_template_that_spells_bos_is_sent_with_one_whatever_the_hosts_flag_does(strips: bool, tmp_path: Path) -> None:
+    with stand_in("v4", tmp_path=tmp_path) as host:
+        webui = host.module("branchfit_webui").running().host
+
+        def encode(text: str, add_bos_token: bool) -> list[list[int]]:
+            spelled = [1] * text.startswith("<s>")
+            return [(([] if strips else spelled) if not add_bos_token else [1]) + [7]]
+
+        webui.generation.encode = encode
+        for prompt in ("<s>[INST] hi [/INST]", "no BOS in the text"):
+            assert webui.encode(prompt, webui.wants_bos(prompt)) == [1, 7]
+
+
+def test_what_the_host_wanted_has_an_attached_file_once(tmp_path: Path) -> None:
+    with stand_in("v4", tmp_path=tmp_path) as host:
+        lock, asked = host.module("branchfit_webui").running(), []
+        lock.host.own_chat_prompt = lambda text, *others: asked.append(text)
+        attached = {"user_0": {"attachments": [{"name": "a.txt", "type": "text/plain", "content": "42"}]}}
+        arguments = {"history": {"internal": [], "metadata": attached}}
+        built = host.module("branchfit_webui.chat").from_chat(lock.host, lock.decision(), QUESTION, {}, arguments, 64)
+        assert built.text.count("=====\n42\n=====") == 1 and built.wanted is not None
+        built.wanted()
+        assert asked == [QUESTION]

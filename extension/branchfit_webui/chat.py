@@ -52,13 +52,14 @@ def from_chat(
     elif not text:
         text, rows = _last_user_message(rows)
     notes = _notes(host, template, state)
+    typed = text
     if text:
         text += host.attachments(history, len(rows))
     arguments = {**arguments, "history": {**history, "internal": [*(history.get("internal") or ())]}}
     asked = dict(state)
 
     def wanted() -> str | None:
-        return host.own_chat_prompt(text, asked, dict(arguments))
+        return host.own_chat_prompt(typed, asked, dict(arguments))  # which appends the attachments itself
 
     if not text or text == _GREETING:
         return Built("", "", tuple(notes), wanted, refusal.no_message())
