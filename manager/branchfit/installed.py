@@ -35,11 +35,28 @@ __all__ = [
     "disk_use_bytes",
     "find",
     "installed",
+    "models_folder",
     "remove",
     "scan",
     "unfinished",
     "verify",
 ]
+
+
+def models_folder(asked: Path | None = None) -> Path:
+    """Where models live: what was asked for, else $BRANCHFIT_MODELS, else the place of the webui we are in, else
+    ./models."""
+    if asked is not None:
+        return asked
+    if os.environ.get("BRANCHFIT_MODELS"):
+        return Path(os.environ["BRANCHFIT_MODELS"])
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        # What makes a text-generation-webui, in every version: server.py beside modules/extensions.py.
+        if (folder / "server.py").is_file() and (folder / "modules" / "extensions.py").is_file():
+            newer = folder / "user_data" / "models"
+            return newer if newer.is_dir() else folder / "models"
+    return here / "models"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from ..errors import HubUnreachable, UsageError
+from ..gather import Gathered, gather
 from ..gpus import detect, parse_gpus
 from ..loaders import available_runtimes, of_loader
 from ..recommend import Recommendation, recommend
 from .exits import EXIT_NOTHING_FITS
-from .gather import Gathered, gather
 from .options import card_option, config_option, json_option, machine_options
 
 repo_argument = click.argument("repo", required=False, metavar="[REPO[:BRANCH]]")

@@ -46,12 +46,11 @@ def demo(keep: Path | None) -> None:
 
 def _walk(repo: str, models: Path) -> None:
     from ..download import pull
+    from ..gather import gather
     from ..hub import Hub
     from ..installed import verify
     from ..prompts import Template
     from . import advise, render
-    from .as_json import template_document
-    from .gather import gather
     from .progress import PullProgress
 
     found = gather(repo, None, None)
@@ -78,7 +77,7 @@ def _walk(repo: str, models: Path) -> None:
             choice.branch,
             models,
             on_event=progress.tell,
-            template=template_document(found.template),
+            template=found.template_record,
             loader=choice.loader,
             runtime=choice.runtime,
         )

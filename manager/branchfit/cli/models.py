@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,12 @@ from .. import installed as on_disk
 from ..download import DownloadPlan, Installed, plan, pull
 from ..download.unfinished import unfinished
 from ..errors import BranchFitError, HubError, HubUnreachable, NothingFits, NotInstalled, UsageError
+from ..gather import gather, gather_branch
 from ..hub import BranchState, Hub, RepoRef, parse_repo
+from ..installed import models_folder
 from ..units import gb
 from . import advise
-from .gather import Gathered, gather, gather_branch
 from .options import json_option, machine_options, staging_option, to_option
-
-
-def models_folder(to: Path | None) -> Path:
-    """Where models live: what was asked for, else the webui's own place, else ./models."""
-    if to is not None:
-        return to
-    if os.environ.get("BRANCHFIT_MODELS"):
-        return Path(os.environ["BRANCHFIT_MODELS"])
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        # What makes a text-generation-webui: facts, "recognise a host root".
-        if (folder / "server.py").is_file() and (folder / "modules" / "extensions.py").is_file():
-            newer = folder / "user_data" / "models"
-            return newer if newer.is_dir() else folder / "models"
-    return here / "models"
 
 
 def _complete_name(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -145,17 +130,11 @@ def _pull(
             on_event=progress.tell,
             latest=latest,
             staging_dir=staging,
-            template=_template(found),
+            template=found.template_record,
             loader=chosen_loader,
             runtime=chosen_runtime,
         )
     return made, progress.outcome
-
-
-def _template(found: Gathered) -> dict[str, Any] | None:
-    from .as_json import template_document
-
-    return template_document(found.template)
 
 
 def _show_plan(found: DownloadPlan, json_: bool) -> None:

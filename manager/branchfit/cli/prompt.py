@@ -11,10 +11,10 @@ import click
 
 from .. import prompts
 from ..errors import NotInstalled, PromptError, UsageError
-from . import models
+from ..gather import gather_branch, read_file
+from ..installed import find, models_folder
 from .as_json import dump, known_template_document
 from .exits import EXIT_COULD_NOT
-from .gather import gather_branch, read_file
 from .options import card_option, json_option, to_option
 
 
@@ -163,7 +163,7 @@ def _template(model: str | None, name: str | None, card: Path | None, to: Path |
     if not model:
         raise PromptError("say which model: a repo, an installed model's name, --template NAME or --card FILE.")
     try:
-        recorded = models.find(models.models_folder(to), model).template
+        recorded = find(models_folder(to), model).template
         if recorded and isinstance(recorded.get("text"), str):
             return prompts.named(str(recorded.get("name") or model), recorded["text"], "branchfit.lock.json")
     except NotInstalled:

@@ -1,4 +1,4 @@
-"""What the commands start from: a repo on the Hub, or a card on disk."""
+"""A repo on the Hub, or a card on disk -> Gathered: its variants, its card, and how old the answer is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..card import CardTemplate, ModelCard, Sister, read_card
-from ..errors import BranchNotFound, CardError, ConfigError, UsageError
-from ..hub import RepoRef, RepoState, parse_repo
-from ..prompts import guess_by_model
-from ..units import gb
-from ..variants import VariantList, from_card, from_hub
+from .card import CardTemplate, ModelCard, Sister, read_card
+from .errors import BranchNotFound, CardError, ConfigError, UsageError
+from .hub import RepoRef, RepoState, parse_repo
+from .prompts import guess_by_model
+from .units import gb
+from .variants import VariantList, from_card, from_hub
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Gathered:
             return self.card.prompt_template
         known = guess_by_model(self.listed.repo)
         return CardTemplate(known.name, known.text, "registry") if known else None
+
+    @property
+    def template_record(self) -> dict[str, Any] | None:
+        """The template as a lock records it, and `--json` prints it."""
+        found = self.template
+        return None if found is None else {"name": found.name, "text": found.text, "source": found.source}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -95,7 +101,7 @@ def _check_config(listed: VariantList, card: ModelCard, config: Path | None) -> 
 
 
 def _from_hub(ref: RepoRef) -> Gathered:
-    from ..hub import Hub
+    from .hub import Hub
 
     state = Hub().repo_state(ref.repo)
     card, notes = _card(state)
@@ -135,7 +141,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 def gather_branch(ref: RepoRef) -> Gathered:
     """What one branch of a repo needs: its card and that branch alone. Raises HubError."""
-    from ..hub import Hub
+    from .hub import Hub
 
     state = Hub().repo_state(ref.repo, ref.branch or "main", headers=False)
     card, notes = _card(state)
