@@ -341,6 +341,17 @@ def test_gptqmodel_5_goes_with_optimum_2_2() -> None:
     assert "gptqmodel:torch" in here(host({**V4, "gptqmodel": "5.8.0", "optimum": "2.2.0"}))
 
 
+@pytest.mark.parametrize(
+    ("version", "takes_3_bits"), [("5.8.0", False), ("6.0.3", False), ("7.6.0", True), ("7.7.0", True), (None, True)]
+)
+def test_three_bits_are_not_given_to_a_gptqmodel_that_reads_them_wrongly(
+    version: str | None, takes_3_bits: bool
+) -> None:
+    installed = host({**V4, "optimum": "2.2.0"} | ({"gptqmodel": version} if version else {}))
+    found = {runtime.name: runtime for runtime in available_runtimes(None, False, installed).runtimes}
+    assert found["gptqmodel:torch"].bits == frozenset({2, 4, 8} | ({3} if takes_3_bits else set()))
+
+
 def test_gptqmodel_needs_optimum_for_transformers() -> None:
     without = {name: version for name, version in V4.items() if name != "optimum"}
     assert why(host(without), "gptqmodel:torch") == "gptqmodel:torch lacks optimum: pip install optimum."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .availability import Availability, available_runtimes, of_loader
 from .fit import can_load
-from .host import Host, check_host, this_host
+from .host import Host, as_installed, check_host, this_host
 from .runtimes import ASSUMED, LOADERS, RUNTIMES, Runtime, Verdict, by_name
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Host",
     "Runtime",
     "Verdict",
+    "as_installed",
     "available_runtimes",
     "by_name",
     "can_load",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from .host import Host, check_host, this_host
+from .host import Host, as_installed, check_host, this_host
 from .runtimes import ASSUMED, LOADERS, RUNTIMES, Runtime, Verdict, by_name
 
 __all__ = ["Availability", "available_runtimes", "of_loader"]
@@ -63,7 +63,9 @@ def available_runtimes(names: Sequence[str] | None, simulated: bool, host: Host 
     missing = tuple(verdict for verdict in verdicts if not verdict.can)
     # A file from before August 2023 is nothing the table can tell from another, so GPTQ-for-LLaMa
     # is chosen only where it is asked for by name.
-    found = tuple(runtime for runtime in RUNTIMES if runtime.name in here and runtime.name != "gptq_for_llama")
+    found = tuple(
+        as_installed(runtime, host) for runtime in RUNTIMES if runtime.name in here and runtime.name != "gptq_for_llama"
+    )
     if found:
         return Availability(found, False, f"installed here: {_listed(found)}.", missing, host.has("triton"))
     note = (
