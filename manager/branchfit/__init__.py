@@ -1,6 +1,6 @@
 """BranchFit: paste a quantised repo; get the branch that fits this GPU.
 
-    from branchfit import Hub, detect, pull, read_card
+    from branchfit import Hub, detect, load, pull, read_card
     from branchfit.recommend import recommend
 
 Public names are loaded when first used, so that importing the package costs nothing.
@@ -18,6 +18,7 @@ _WHERE = {
     "Gpu": "gpus",
     "Hub": "hub",
     "Installed": "download",
+    "Loaded": "running",
     "Machine": "gpus",
     "ModelCard": "card",
     "Recommendation": "recommend",
@@ -25,6 +26,7 @@ _WHERE = {
     "Variant": "variants",
     "available_runtimes": "loaders",
     "detect": "gpus",
+    "load": "running",
     "parse_repo": "hub",
     "pull": "download",
     "read_card": "card",

@@ -21,6 +21,10 @@
     │   ├── NoSpace            bytes needed and bytes free
     │   ├── BadChecksum        expected and actual, and where the bad file was kept
     │   └── TransferBroken     the line broke; what is there is kept
+    ├── LoadError              a model that cannot be loaded as its files are
+    │   ├── OutOfMemory        bytes needed, free and short, and the remedies
+    │   └── LoadedWrong        what is in memory is not what the files hold
+    │       └── WrongKernel    ... it is, but another kernel runs it
     └── NotInstalled           no such model on disk
 
 Each carries its facts as attributes, so that the command and the webui's tab word them in their
@@ -46,16 +50,20 @@ __all__ = [
     "GpuError",
     "HubError",
     "HubUnreachable",
+    "LoadError",
+    "LoadedWrong",
     "NoSpace",
     "NotFound",
     "NotInstalled",
     "NothingFits",
+    "OutOfMemory",
     "PromptError",
     "RateLimited",
     "RefusedFiles",
     "RepoNotFound",
     "TransferBroken",
     "UsageError",
+    "WrongKernel",
 ]
 
 
@@ -248,6 +256,56 @@ class TransferBroken(DownloadError):
         super().__init__(
             f"the download of {path} broke off at {done_bytes:,} of {total_bytes:,} bytes: {reason}. "
             f"Run the same command again; it goes on from there."
+        )
+
+
+class LoadError(BranchFitError):
+    """A model that cannot be loaded; the message says why and what to do."""
+
+
+class OutOfMemory(LoadError):
+    """The memory of `device` ("GPU 0", "this machine") did not reach; the message says it with these numbers.
+
+    `needed_bytes` is what the model takes there by the forecast, else what was asked for last; `free_bytes`
+    what was free then; `short_bytes` the difference; each None where nobody knows. `remedies` are clauses, the
+    one that saves most first.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        device: str,
+        needed_bytes: int | None,
+        free_bytes: int | None,
+        short_bytes: int | None,
+        remedies: Sequence[str] = (),
+    ) -> None:
+        self.device = device
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.short_bytes = short_bytes
+        self.remedies = tuple(remedies)
+        super().__init__(message)
+
+
+class LoadedWrong(LoadError):
+    """The model in memory is not what its files hold. `missing` are the names of all that came from nowhere."""
+
+    def __init__(self, message: str, missing: Sequence[str] = ()) -> None:
+        self.missing = tuple(missing)
+        super().__init__(message)
+
+
+class WrongKernel(LoadedWrong):
+    """Another kernel runs the model than the one that was asked for."""
+
+    def __init__(self, runtime: str, found: str) -> None:
+        self.runtime = runtime
+        self.found = found
+        super().__init__(
+            f"{runtime} was asked for, and the model's linears are {found}: what was worked out for {runtime} does "
+            f"not hold for it. Unload it, and load it with the runtime named in its quantization config."
         )
 
 

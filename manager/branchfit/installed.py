@@ -1,4 +1,4 @@
-"""The models on disk: list, find, verify, remove.
+"""The models on disk: list, find, verify, repair, remove.
 
 A model is a folder with a lock that BranchFit wrote. Everything else in a models folder is reported,
 never touched: the webui's own downloads, a lock that cannot be read, links to elsewhere.
@@ -11,23 +11,32 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .download.disk import NO_SPACE, delete_tree, is_plain, walk
+from .download.events import OnEvent
 from .download.lockfile import BadLock, Installed, LockedFile, has_lock, read_lock
 from .download.locks import Busy, hold
 from .download.names import LOCK_NAME
 from .download.places import STAGING_NAME, staging_root
 from .download.planning import resolved
+from .download.repairing import RepairReport, record_verified, repair
 from .download.staging import Staging, all_left_behind, left_behind
 from .download.unfinished import Unfinished, discard, unfinished
-from .download.verifying import BadFile, VerifyReport, verify
-from .errors import DownloadError, NotInstalled
+from .download.verifying import BadFile, VerifyReport
+from .download.verifying import verify as _verify
+from .errors import DownloadError, NotInstalled, PromptError
+from .prompts import Template, named
+
+if TYPE_CHECKING:
+    from .hub import BranchState
 
 __all__ = [
     "BadFile",
     "Installed",
     "Inventory",
     "LockedFile",
+    "RepairReport",
     "Unfinished",
     "UnknownFolder",
     "VerifyReport",
@@ -36,7 +45,9 @@ __all__ = [
     "find",
     "installed",
     "models_folder",
+    "recorded_template",
     "remove",
+    "repair",
     "scan",
     "unfinished",
     "verify",
@@ -144,6 +155,29 @@ def find(models_dir: Path, name: str, staging_dir: Path | None = None) -> Instal
                 read_lock(broken.folder)  # says what is wrong with it, if that is what is
             raise DownloadError(f"{broken.folder}: {broken.reason}")
     raise NotInstalled(name, models_dir, [one.name for one in known])
+
+
+def verify(model: Installed, on_event: OnEvent | None = None, listing: BranchState | None = None) -> VerifyReport:
+    """Hash every file of a model and compare with what the Hub says (see `download.verifying.verify`).
+
+    Where all is right, the lock's `verified_at` says so from now on, if it can be written; nothing else changes.
+    """
+    report = _verify(model, on_event, listing)
+    if report.ok:
+        record_verified(model)
+    return report
+
+
+def recorded_template(model: Installed) -> Template | None:
+    """The prompt template recorded when the model was pulled; None where none was, or it cannot be one."""
+    recorded = model.template or {}
+    text = recorded.get("text")
+    if not isinstance(text, str):
+        return None
+    try:
+        return named(str(recorded.get("name") or model.repo), text, LOCK_NAME)
+    except PromptError:  # the lock lies in a folder that others write to
+        return None
 
 
 def disk_use_bytes(model: Installed) -> int:

@@ -1,4 +1,4 @@
-"""`branchfit pull`, `list`, `verify` and `remove`: the models on disk."""
+"""`branchfit pull`, `list`, `verify`, `repair` and `remove`: the models on disk."""
 
 from __future__ import annotations
 
@@ -166,6 +166,7 @@ def _installed(model: Installed) -> dict[str, Any]:
         "runtime": model.runtime,
         "prompt_template": model.template,
         "pulled_at": model.pulled_at.isoformat(),
+        "verified_at": model.verified_at.isoformat() if model.verified_at is not None else None,
     }
 
 
@@ -249,13 +250,52 @@ def verify_command(name: str | None, to: Path | None, json_: bool) -> None:
             for path in report.missing:
                 click.echo(f"  missing  {path}")
             if not report.ok:
-                click.echo(
-                    f"  to mend it: delete the bad files, then `branchfit pull {model.repo}:{model.branch} "
-                    f"--to {folder}`; only what is missing is fetched"
-                )
+                where = f" --to {folder}" if to is not None else ""
+                click.echo(f"  to mend it: `branchfit repair {model.folder.name}{where}`; only these are fetched again")
             for path in report.extra:
                 click.echo(f"  extra    {path} (not the author's; left alone)")
     if broken or not all(report.ok for _, report in reports):
+        raise click.exceptions.Exit(1)
+
+
+@click.command("repair")
+@click.argument("name", shell_complete=_complete_name)
+@to_option
+@staging_option
+@json_option
+def repair_command(name: str, to: Path | None, staging: Path | None, json_: bool) -> None:
+    """Fetch again what is bad or missing, at the commit that was pulled; touch nothing else.
+
+    NAME is a folder name from `branchfit list`, or owner/name[:branch]. A bad file is kept until the new
+    one is verified.
+    """
+    from .progress import PullProgress
+
+    model = find(models_folder(to), name)
+    with PullProgress(quiet=json_) as progress:
+        report = on_disk.repair(Hub(), model, progress.tell, staging_dir=staging)
+    if json_:
+        document = {
+            **_installed(report.installed),
+            "ok": report.ok,
+            "against": report.before.against,
+            "repaired": list(report.repaired),
+            "left": list(report.left),
+            "fetched_bytes": report.fetched_bytes,
+            "extra": list(report.before.extra),
+        }
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        files = len(report.installed.files)
+        state = f"ok by the Hub's hashes, {files} files" if report.ok else "NOT what was published, by the Hub's hashes"
+        click.echo(f"{model.folder.name}: {state}")
+        for path in report.repaired:
+            click.echo(f"  repaired {path}")
+        for path in report.left:
+            click.echo(f"  left     {path}: the Hub has no such file in this commit")
+        for path in report.before.extra:
+            click.echo(f"  extra    {path} (not the author's; left alone)")
+    if not report.ok:
         raise click.exceptions.Exit(1)
 
 

@@ -30,6 +30,7 @@ _OUTCOMES = {
     "already": "already there, nothing to do",
     "kept": "kept as it is",
     "adopted": "verified and adopted",
+    "repaired": "repaired",
 }
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from .. import prompts
-from ..errors import NotInstalled, PromptError, UsageError
-from ..gather import gather_branch, read_file
-from ..installed import find, models_folder
+from ..errors import UsageError
+from ..gather import read_file
 from .as_json import dump, known_template_document
 from .exits import EXIT_COULD_NOT
 from .options import card_option, json_option, to_option
+from .texts import check_system, decoded, find_template, plain_form, standard_input, write_exact
 
 
 @click.command()
@@ -61,36 +60,25 @@ def prompt(
     if list_:
         _print_known(json_)
         return
-    chosen = _template(model, template, card, to)
+    chosen = find_template(model, template, card, to)
     if plain:
-        other = prompts.PLAIN_FORM.get(chosen.name)
-        if other is None:
-            raise PromptError(f"template {chosen.name} has no plain form.")
-        chosen = other
-    if system and not chosen.takes_system_message:
-        raise PromptError(f"template {chosen.name} has no system message; leave out --system.")
+        chosen = plain_form(chosen)
+    check_system(chosen, system)
     if jinja:
-        _write(chosen.jinja())
+        write_exact(chosen.jinja())
     elif compared is not None:
         if system is not None and instruction is None:
             raise UsageError("--system is compared with INSTRUCTION only; give both or neither.")
-        text = _standard_input() if compared == "-" else _decoded(read_file(Path(compared)), compared)
+        text = standard_input() if compared == "-" else decoded(read_file(Path(compared)), compared)
         _print_comparison(prompts.explain(chosen, text, instruction, system), json_)
     else:
-        text = instruction if instruction is not None else _standard_input()
+        text = instruction if instruction is not None else standard_input()
         if not text and instruction is None and model is not None and (template or card):
             raise UsageError(
                 f"the instruction is empty: {model!r} was read as the model, which --template and --card do without. "
                 f"Put the instruction second, or on standard input."
             )
-        _write(chosen.render(text, system))
-
-
-def _write(text: str) -> None:
-    """The exact bytes on standard output."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8"))
-    sys.stdout.buffer.flush()
+        write_exact(chosen.render(text, system))
 
 
 def _print_known(json_: bool) -> None:
@@ -129,52 +117,3 @@ def _comparison(found: prompts.Explanation) -> Iterator[str]:
         yield f"    found     {place.found}"
     if found.others and found.verdict != "rendering":
         yield f"this is {' or '.join(found.others)}"
-
-
-def _standard_input() -> str:
-    if sys.stdin.isatty():
-        raise UsageError("give the text as the second argument, or on standard input.")
-    return _decoded(sys.stdin.buffer.read(), "standard input")
-
-
-def _decoded(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{where} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}.") from error
-
-
-def _template(model: str | None, name: str | None, card: Path | None, to: Path | None) -> prompts.Template:
-    """The template asked for: by name, from a card, as recorded with an installed model, or a repo's."""
-    if name is not None:
-        known = prompts.by_name(name)
-        if known is None:
-            raise PromptError(
-                f"no template called {name} is known; there are: {', '.join(t.name for t in prompts.TEMPLATES)}."
-            )
-        return known
-    if card is not None:
-        from ..card import read_card
-
-        found = read_card(read_file(card)).prompt_template
-        if found is None:
-            raise PromptError(f"{card} has no prompt template that can be used; name one with --template.")
-        return prompts.named(found.name or "the card's", found.text, str(card))
-    if not model:
-        raise PromptError("say which model: a repo, an installed model's name, --template NAME or --card FILE.")
-    try:
-        recorded = find(models_folder(to), model).template
-        if recorded and isinstance(recorded.get("text"), str):
-            return prompts.named(str(recorded.get("name") or model), recorded["text"], "branchfit.lock.json")
-    except NotInstalled:
-        if "/" not in model:
-            guessed_by_name = prompts.guess_by_model(model)
-            if guessed_by_name is None:
-                raise
-            return guessed_by_name
-    from ..hub import parse_repo
-
-    guessed = gather_branch(parse_repo(model)).template
-    if guessed is None:
-        raise PromptError(f"{model}: its card has no prompt template that can be used; name one with --template.")
-    return prompts.named(guessed.name or model, guessed.text, guessed.source)

@@ -159,9 +159,10 @@ def models_table(models: Sequence[Installed]) -> None:
             str((model.template or {}).get("name") or "-"),
             model.loader or "-",
             f"{model.pulled_at:%Y-%m-%d}",
+            f"{model.verified_at:%Y-%m-%d}" if model.verified_at is not None else "-",
         ]
         for model in models
     ]
     columns: list[tuple[str, Justify]] = [("name", "left"), ("size", "right")]
-    columns += [("template", "left"), ("loader", "left"), ("pulled", "left")]
+    columns += [("template", "left"), ("loader", "left"), ("pulled", "left"), ("verified", "left")]
     console().print(_table(columns, rows))

@@ -135,7 +135,7 @@ class Note(Event):
 class Finished(Event):
     """The folder is whole.
 
-    `outcome` is `fetched`; `already` (nothing to do); `kept` (the branch moved, the old commit stays);
+    `outcome` is `fetched`; `repaired`; `already` (nothing to do); `kept` (the branch moved, the old commit stays);
     or `adopted` (a folder that something else made, every file verified against the Hub).
     """
 

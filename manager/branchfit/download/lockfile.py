@@ -7,7 +7,8 @@ same checks as a Hub's listing.
      "files": [{"path": "...", "size_bytes": 0, "sha256": "... or null", "blob_id": "... or null"}],
      "left_out": [{"path": "...", "size_bytes": 0, "reason": "..."}],
      "template": {...} or null, "loader": "... or null", "runtime": "... or null",
-     "pulled_at": "2023-11-14T22:13:20+00:00", "branchfit": "0.1.0"}
+     "pulled_at": "2023-11-14T22:13:20+00:00", "verified_at": "... or null, or left out",
+     "branchfit": "0.1.0"}
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ class LeftOutFile:
 
 @dataclass(frozen=True)
 class Installed:
-    """A model on disk, as its lock file records it. `size_bytes` is the sum of `files`."""
+    """A model on disk, as its lock file records it. `size_bytes` is the sum of `files`.
+
+    `verified_at` is when all of it was last seen to be as published: at the pull, and at each `verify` or
+    `repair` that found or left it so. None in the locks of 0.1's first days.
+    """
 
     folder: Path
     repo: str
@@ -64,6 +69,7 @@ class Installed:
     endpoint: str | None = None
     left_out: tuple[LeftOutFile, ...] = ()
     branchfit: str = ""
+    verified_at: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -95,7 +101,8 @@ def write_lock(installed: Installed, folder: Path) -> None:
         "template": dict(installed.template) if installed.template is not None else None,
         "loader": installed.loader,
         "runtime": installed.runtime,
-        "pulled_at": installed.pulled_at.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "pulled_at": _stamp(installed.pulled_at),
+        "verified_at": _stamp(installed.verified_at) if installed.verified_at is not None else None,
         "branchfit": installed.branchfit,
     }
     fresh = folder / FRESH_LOCK_NAME
@@ -158,8 +165,8 @@ def _installed(folder: Path, content: Any) -> Installed:
     _expect(not refused, "; ".join(f"{path!r}: {reason}" for path, reason in refused[:3]))
     template = content["template"]
     _expect(template is None or isinstance(template, dict), "its template is no JSON object")
-    pulled_at = datetime.fromisoformat(_text(content["pulled_at"]))
-    _expect(pulled_at.tzinfo is not None, "pulled_at has no time zone")
+    pulled_at = _moment("pulled_at", content["pulled_at"])
+    verified_at = content.get("verified_at")
     return Installed(
         folder=folder,
         repo=repo,
@@ -174,7 +181,18 @@ def _installed(folder: Path, content: Any) -> Installed:
         endpoint=_maybe(content["endpoint"]),
         left_out=left_out,
         branchfit=_text(content["branchfit"]),
+        verified_at=None if verified_at is None else _moment("verified_at", verified_at),
     )
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).isoformat(timespec="seconds")
+
+
+def _moment(name: str, value: Any) -> datetime:
+    found = datetime.fromisoformat(_text(value))
+    _expect(found.tzinfo is not None, f"{name} has no time zone")
+    return found
 
 
 def _expect(holds: bool, reason: str) -> None:

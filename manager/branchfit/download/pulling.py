@@ -103,6 +103,7 @@ def pull(
     staging = Staging(first.staging.parent, target)
     if not staging.folder.exists():
         check_space(first)
+    now = datetime.now(timezone.utc).replace(microsecond=0)
     made = Installed(
         folder=target,
         repo=repo,
@@ -110,13 +111,14 @@ def pull(
         commit=state.commit,
         size_bytes=first.total_bytes,
         files=wanted,
-        pulled_at=datetime.now(timezone.utc).replace(microsecond=0),
+        pulled_at=now,
         template=template,
         loader=loader,
         runtime=runtime,
         endpoint=getattr(hub, "endpoint", None),
         left_out=without,
         branchfit=_version(),
+        verified_at=now,
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def verify(model: Installed, on_event: OnEvent | None = None, listing: BranchSta
     for one of another commit.
     """
     tell = on_event or _ignore
-    files = _published(model, listing)
+    files = published_files(model, listing)
     total_bytes = sum(file.size_bytes for file in files)
     bad: list[BadFile] = []
     missing: list[str] = []
@@ -94,7 +94,7 @@ def verify(model: Installed, on_event: OnEvent | None = None, listing: BranchSta
     return VerifyReport(model, checked_bytes, tuple(bad), tuple(missing), tuple(extra), against)
 
 
-def _published(model: Installed, listing: BranchState | None) -> tuple[LockedFile, ...]:
+def published_files(model: Installed, listing: BranchState | None) -> tuple[LockedFile, ...]:
     """The files a model should have: those of the Hub's listing that a pull takes, or else those of the lock."""
     if listing is None:
         return model.files
