@@ -77,6 +77,35 @@ class Host:
         factor = scaling.get("factor", 1) if isinstance(scaling, dict) else 1
         return int(trained * factor) if isinstance(factor, (int, float)) and factor > 1 else trained
 
+    # Loading
+
+    @property
+    def models(self) -> Any:
+        """The host's modules.models. None before the host has imported it."""
+        return module("modules.models")
+
+    @property
+    def model_dir(self) -> Path:
+        return Path(getattr(self.args, "model_dir", None) or "models")
+
+    def loaded_folder(self, name: str) -> Path:
+        """Where the host loads `name` from: newer ones take a path, too (resolve_model_path in modules/utils.py)."""
+        resolve = getattr(module("modules.utils"), "resolve_model_path", None)
+        return Path(resolve(name)) if callable(resolve) else self.model_dir / name
+
+    def offered_loaders(self) -> dict[str, tuple[str, ...]]:
+        """The host's loaders and the names of their parameters: those that its page lists and `load_model` calls."""
+        listed = getattr(module("modules.loaders"), "loaders_and_params", None) or {}
+        return {name: tuple(params) for name, params in listed.items() if self.load_function(name) is not None}
+
+    def load_function(self, loader: str) -> str | None:
+        """The name of the function in modules.models that `load_model` calls for `loader`; None where there is none."""
+        called = _names_in(getattr(self.models, "load_model", None))
+        for name in _LOAD_FUNCTIONS.get(loader, ()):
+            if callable(getattr(self.models, name, None)) and (called is None or name in called):
+                return name
+        return None
+
     # Tokens
 
     def encode(self, text: str, add_bos_token: bool) -> list[int]:
@@ -107,6 +136,29 @@ class Host:
             except TypeError:  # not to be kept, so that an unloaded tokenizer is freed
                 return _adds_bos(tokenizer)
         return self._adds_bos[1]
+
+    # The page
+
+    def component(self, name: str) -> Any:
+        """One of the host's own parts of the page by its key in shared.gradio, None where there is none."""
+        components = getattr(self.shared, "gradio", None)
+        return components.get(name) if isinstance(components, dict) else None
+
+    def menu_update(self, autoload: bool) -> dict[str, Any]:
+        """What brings the host's model menu up to date.
+
+        `autoload` is its tick box of that name (hosts up to v2.x): where it is ticked, putting the model's
+        name into the menu would load the model a second time, so only the choices are renewed.
+        """
+        import gradio as gr
+
+        listed = getattr(module("modules.utils"), "get_available_models", None)
+        if listed is None:
+            return dict(gr.update())
+        choices = listed()
+        return dict(
+            gr.update(choices=choices) if autoload else gr.update(choices=choices, value=self.model_name() or "None")
+        )
 
     # What the host would have done
 
@@ -159,6 +211,25 @@ class Host:
             if gradio is not None and hasattr(gradio, "Error") and hasattr(gradio, "Info"):
                 raise gradio.Error(sentence)
         yield sentence
+
+
+_LOAD_FUNCTIONS = {
+    "Transformers": ("transformers_loader", "huggingface_loader"),
+    "AutoGPTQ": ("AutoGPTQ_loader",),
+    "GPTQ-for-LLaMa": ("GPTQ_loader",),
+    "ExLlama": ("ExLlama_loader",),
+    "ExLlama_HF": ("ExLlama_HF_loader",),
+    "ExLlamav2": ("ExLlamav2_loader",),
+    "ExLlamav2_HF": ("ExLlamav2_HF_loader",),
+}
+"""The loaders that read GPTQ, with what `load_func_map` in modules/models.py names for them, v3.0 and newer first."""
+
+
+def _names_in(function: Any) -> frozenset[str] | None:
+    """The global names a function uses. None where that cannot be seen: it is wrapped, or none of Python's."""
+    code = getattr(function, "__code__", None)
+    names = frozenset(getattr(code, "co_names", ()))
+    return names if any(name.endswith("_loader") for name in names) else None
 
 
 def _attachment(item: Mapping[str, Any]) -> str:
