@@ -11,7 +11,13 @@ import pytest
 
 # huggingface_hub reads its environment when it is imported: this has to come first.
 _HOME = tempfile.TemporaryDirectory(prefix="branchfit-tests-")
-_FOR_TESTS = {"BRANCHFIT_SHARED", "BRANCHFIT_NEEDS_GPTQ", "BRANCHFIT_WEBUI", "BRANCHFIT_WEBUI_PYTHON"}
+_FOR_TESTS = {
+    "BRANCHFIT_SHARED",
+    "BRANCHFIT_NEEDS_GPTQ",
+    "BRANCHFIT_WEBUI",
+    "BRANCHFIT_WEBUI_PYTHON",
+    "BRANCHFIT_GRADIO_PYTHONS",
+}
 for _name in set(os.environ) - _FOR_TESTS:
     if _name.startswith(("HF_", "HUGGING", "BRANCHFIT_", "TRANSFORMERS_")) or _name.lower().endswith("_proxy"):
         del os.environ[_name]

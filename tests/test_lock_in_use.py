@@ -73,7 +73,7 @@ def _pressed(host: Session, button: str, typed: str) -> list[tuple[str, ...]]:
 
 def test_markup_in_a_prompt_stays_text_in_the_tab(tmp_path: Path) -> None:
     with stand_in("v4", tmp_path=tmp_path) as host:
-        panel, lock = host.module("branchfit_webui.panel"), host.module("branchfit_webui").running()
+        panel, lock = host.module("branchfit_webui.panel.prompt_lock"), host.module("branchfit_webui").running()
         paths(host)["completions"](QUESTION)
         lock.proofs.last()[0].notes.append("<s> <img src=x onerror=alert(1)>")
         assert "<img" not in panel.proofs_text(lock) and "&lt;s&gt;" in panel.proofs_text(lock)
@@ -127,7 +127,7 @@ def test_half_a_character_in_a_prompt_harms_neither_the_tab_nor_the_address(era:
         assert "lone surrogate" in said and host.seen == []
         json.dumps(proofs(host)).encode("utf-8")
         lock = host.module("branchfit_webui").running()
-        assert "\\ud800" in host.module("branchfit_webui.panel").proofs_text(lock)
+        assert "\\ud800" in host.module("branchfit_webui.panel.prompt_lock").proofs_text(lock)
 
 
 @pytest.mark.parametrize("era", ERAS)

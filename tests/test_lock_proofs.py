@@ -162,7 +162,7 @@ def test_a_reply_that_writes_the_next_turn_ends_there_even_without_a_stop_string
 @pytest.mark.parametrize("era", ERAS)
 def test_the_tabs_words_tell_what_holds_and_what_was_sent(era: str, tmp_path: Path) -> None:
     with stand_in(era, tmp_path=tmp_path) as host:
-        panel, lock = host.module("branchfit_webui.panel"), host.module("branchfit_webui").running()
+        panel, lock = host.module("branchfit_webui.panel.prompt_lock"), host.module("branchfit_webui").running()
         assert "**Prompt lock active: WizardMath-tiny gets Alpaca-CoT" in panel.status_text(lock)
         assert "WizardMath-plain" in panel.advice_text(lock) and "simple" in panel.advice_text(lock)
         paths(host)["completions"]("```\nfenced\n```")

@@ -1,4 +1,4 @@
-"""BranchFit inside text-generation-webui: the prompt lock and its tab.
+"""BranchFit inside text-generation-webui: the tab that gets and loads models, and the prompt lock.
 
 `script.py` calls what stands here, and nothing here raises into the webui's start.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .lock import Lock
+    from .office import Office
 
 PARAMS = {"lock": True, "proofs": 20, "proof_file": "", "floor_tokens": 64}
 """Settings, each `branchfit-NAME` in the webui's settings.yaml: the lock itself, how many prompts are kept in
@@ -19,7 +20,7 @@ memory, a file to append them to (none: never on disk), and the tokens always ke
 
 CHOICES_NAME = "choices.json"
 
-_running: dict[str, Any] = {"lock": None, "choices": None, "problem": "", "address": ""}
+_running: dict[str, Any] = {"lock": None, "choices": None, "office": None, "problem": "", "address": ""}
 
 
 def setup(folder: Path, params: Mapping[str, Any]) -> None:
@@ -33,6 +34,7 @@ def setup(folder: Path, params: Mapping[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001 - whatever an unknown host brings: it must start, and say this
         _running["problem"] = f"{type(error).__name__}: {error}"
         _refuse_without_a_lock()
+    _see_to_loads()
     lock = running()
     if problem() or lock is None:
         print(f"BranchFit prompt lock refusing where a template holds: {problem()}", file=sys.stderr)
@@ -70,6 +72,18 @@ def _setup(folder: Path, params: Mapping[str, Any]) -> None:
         _running["address"] = f"no address for the proofs: {error}"
 
 
+def _see_to_loads() -> None:
+    """Have every load of a GPTQ model in this webui take the right kernel, and be looked at."""
+    try:
+        from .host import Host
+        from .loading import install_overlay
+
+        lock = running()
+        install_overlay(lock.host if lock is not None else Host())
+    except Exception as error:  # noqa: BLE001 - as in setup: the webui starts, and says what is off
+        print(f"BranchFit does not see to loads: {error}", file=sys.stderr)
+
+
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, each of the kind of its default: one that is not is said and left at that."""
     settings = dict(PARAMS)
@@ -102,6 +116,24 @@ def running() -> Lock | None:
     """The lock of this webui, None before setup or where that failed."""
     lock: Lock | None = _running["lock"]
     return lock
+
+
+def get_office() -> Office | None:
+    """What gets and loads models here, made when first asked for; None where the host's own parts are not to be had.
+
+    It stands whether or not the lock does.
+    """
+    if _running["office"] is None:
+        lock = running()
+        try:
+            from .host import Host
+            from .office import Office
+
+            _running["office"] = Office(lock.host if lock is not None else Host(), running)
+        except Exception as error:  # noqa: BLE001 - an unknown host, or a package that is not there: the tab says so
+            _running["problem"] = _running["problem"] or f"{type(error).__name__}: {error}"
+    made: Office | None = _running["office"]
+    return made
 
 
 def problem() -> str:

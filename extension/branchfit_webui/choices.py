@@ -12,6 +12,7 @@ from branchfit.card import read_card
 from branchfit.download.lockfile import BadLock, has_lock, read_lock
 from branchfit.download.names import LOCK_NAME
 from branchfit.errors import BranchFitError
+from branchfit.installed import recorded_template
 from branchfit.prompts import PLAIN_FORM, TEMPLATES, Template, by_name, guess_by_model, named
 
 CARD_NAME = "README.md"
@@ -158,16 +159,10 @@ def _own(name: str, folder: Path) -> tuple[Template | None, str]:
 
 
 def _recorded(folder: Path) -> Template | None:
-    if not has_lock(folder):
-        return None
     try:
-        template = read_lock(folder).template
+        return recorded_template(read_lock(folder)) if has_lock(folder) else None
     except BadLock:
         return None
-    text = template.get("text") if template else None
-    if template is None or not isinstance(text, str):
-        return None
-    return _template(template.get("name"), text, str(template.get("source") or "branchfit.lock.json"))
 
 
 def _is_unreadable(folder: Path) -> bool:

@@ -1,0 +1,119 @@
+"""How the tab's buttons reach their functions, in gradio 3.33 as in 4.37, and how progress reaches the page.
+
+Left out, since one or the other lacks it: `every=`, `gr.Timer`, `_js=` and `js=`, `.style()`, `gr.Box`. No
+function here is a generator: in hosts of mid 2023 one that runs for an hour would keep every other event
+waiting (their queue has one place), so all events go round the queue, and progress is asked for by a
+hidden button that a script of ours presses each second while the board says that something is going on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from branchfit.errors import BranchFitError
+
+from .pieces import problem_html
+from .progress import WORKING, board_html
+
+if TYPE_CHECKING:
+    from ..office import Office
+
+POLL_ID = "branchfit-poll"
+
+JAVASCRIPT = (
+    "if (!window.branchfitPoll) { window.branchfitPoll = setInterval(() => { "
+    f"const button = document.querySelector('button#{POLL_ID}, #{POLL_ID} button'); "
+    f"if (button && (!window.branchfitAsked || document.querySelector('.{WORKING}'))) "
+    "{ window.branchfitAsked = true; button.click(); } }, 1000); }"
+)
+"""Runs in the page through the hook `custom_js`, in every version, once; the host may run it again. A page that has
+just come up asks once in any case: the choices of its dropdowns are those of the webui's start."""
+
+Answer = dict[Any, Any]
+
+
+def on(
+    trigger: Callable[..., Any],
+    function: Callable[..., Answer],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    said: Any,
+    failed: Answer | None = None,
+) -> None:
+    """Call `function` at an event; it gives {component: value} for those of `outputs` that change.
+
+    An error becomes a sentence in `said`, and `failed` what else changes then. Nothing is put into the
+    webui's own API.
+    """
+
+    def safely(*values: Any) -> Answer:
+        try:
+            return {said: "", **function(*values)}
+        except BranchFitError as error:
+            return {**(failed or {}), said: problem_html(str(error))}
+        except Exception as error:  # noqa: BLE001 - whatever comes, the page has to say it
+            traceback.print_exc()
+            return {
+                **(failed or {}),
+                said: problem_html(f"Something unexpected: {type(error).__name__}: {error}. See the console."),
+            }
+
+    listed = list(dict.fromkeys([said, *outputs]))
+    trigger(safely, list(inputs), listed, queue=False, show_progress=False, **_unlisted())
+
+
+def _unlisted() -> dict[str, Any]:
+    """The argument that keeps an event out of the page's API. gradio 3.33 takes False for a name, and warns."""
+    import gradio
+
+    return {} if str(gradio.__version__).startswith("3.") else {"api_name": False}
+
+
+class Board:
+    """What is going on, at the top of the page, and what has to follow when something has ended."""
+
+    def __init__(self, office: Office) -> None:
+        import gradio as gr
+
+        self.office = office
+        self.view = gr.HTML(lambda: board_html(office.jobs.seen()), elem_id="branchfit-board")
+        self._poll = gr.Button("Refresh progress", elem_id=POLL_ID)
+        self._ended = gr.State(-1)
+        self.wishes: list[Any] = []
+        self._followers: list[tuple[list[Any], list[Any], Callable[..., Answer]]] = []
+        self._said = gr.HTML("", elem_id="branchfit-board-said")
+
+    def html(self) -> str:
+        return board_html(self.office.jobs.seen())
+
+    def follow(self, inputs: Sequence[Any], outputs: Sequence[Any], function: Callable[..., Answer]) -> None:
+        """Call `function` for a page when a job has ended, whoever started it."""
+        self._followers.append((list(inputs), list(outputs), function))
+
+    def wire(self) -> None:
+        host = self.office.host
+        menu, autoload = host.component("model_menu"), host.component("autoload_model")
+        if menu is not None:
+            self.follow(
+                [autoload] if autoload is not None else [],
+                [menu],
+                lambda *ticked: {menu: host.menu_update(any(ticked))},
+            )
+        cut = host.component("truncation_length")
+        if cut is not None:
+            # What the page sends along with every prompt: the host's own page renews it after a load, too.
+            self.follow([], [cut], lambda: {cut: host.settings.get("truncation_length")})
+        inputs = [self._ended, *(each for wanted, _, _ in self._followers for each in wanted)]
+        outputs = [self.view, self._ended, *(each for _, given, _ in self._followers for each in given)]
+        on(self._poll.click, self._polled, inputs, outputs, self._said)
+
+    def _polled(self, known: int, *values: Any) -> Answer:
+        ended = self.office.jobs.ended
+        answer: Answer = {self.view: self.html(), self._ended: ended}
+        if known != ended:
+            for inputs, _, function in self._followers:
+                own, values = values[: len(inputs)], values[len(inputs) :]
+                answer |= function(*own)
+        return answer
