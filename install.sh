@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# BranchFit from a checkout: sets up what it needs in .venv beside this file (.venv-all and .venv-oldest for
-# test --all), and touches nothing else.
+# BranchFit from a checkout: sets up what it needs in .venv beside this file (.venv-all, .venv-oldest and
+# .venv-gradio-* for test --all). Without a word, or with options alone, it then sets BranchFit up in your
+# text-generation-webui, which is `branchfit setup`: what it changes there, and how it is undone, is in docs/setup.md.
 #
-#   ./install.sh               set up the command in .venv
+#   ./install.sh               find the webui, install BranchFit into it, enable it there
+#   ./install.sh --webui DIR   the same for this one; every option of `branchfit setup` goes here:
+#                              --dry-run, --uninstall, --python PYTHON, --gptq, --own-folder, --yes, --fetch-from URL
+#   ./install.sh command       the command alone, in .venv; no webui is looked for
 #   ./install.sh demo          the main job, start to end, on an embedded Hub: no network, no GPU
 #   ./install.sh test          the tests that need no torch
 #   ./install.sh test --all    everything: installs the [gptq] extra (a few GB), tests both ends of every range
@@ -86,6 +90,30 @@ pytest_in() {
   (cd "$root" && "$folder/bin/python" -m pytest "$@")
 }
 
+# make_pages: the two ends of what webuis run their page on, for the tests of the tab in a real browser. Those need
+# numpy 1.24 and so Python 3.11 or older, Chromium and chromedriver; without them they are skipped, and say so.
+make_pages() {
+  local python version pythons=""
+  if [ -n "${BRANCHFIT_GRADIO_PYTHONS:-}" ]; then return; fi
+  python=$(command -v python3.11 || command -v python3.10) && runs "$python" || return 0
+  if ! command -v chromedriver >/dev/null; then
+    if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+      say "installing Chromium for the tests of the tab"
+      { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 ||
+        return 0
+    else
+      return 0
+    fi
+  fi
+  for version in 3.33 4.37; do
+    make_venv "$python" "$root/.venv-gradio-$version"
+    install_into "$root/.venv-gradio-$version" ".branchfit-page-$(cksum <"$root/tests/pages/gradio-$version.txt" | cut -d ' ' -f 1)" \
+      -r "$root/tests/pages/gradio-$version.txt"
+    pythons="${pythons:+$pythons:}$root/.venv-gradio-$version/bin/python"
+  done
+  export BRANCHFIT_GRADIO_PYTHONS="$pythons"
+}
+
 run_tests() {
   local python
   python=$(find_python)
@@ -112,17 +140,28 @@ run_tests() {
     fi
     install_into "$all" .branchfit-all -e "${root}[dev,gptq]"
   fi
+  make_pages
   BRANCHFIT_NEEDS_GPTQ=1 pytest_in "$all" "$@"
   make_venv "$python" "$oldest"
   install_into "$oldest" .branchfit-test -e "${root}[dev]" -c "$root/tests/oldest.txt"
   say "once more with the oldest versions of every dependency"
-  pytest_in "$oldest" "$@"
+  # The pages have a Python of their own, which is the same at both ends.
+  BRANCHFIT_GRADIO_PYTHONS="" pytest_in "$oldest" "$@"
 }
 
 main() {
   local python
   case "${1:-}" in
-    "")
+    help | -h | --help)
+      usage
+      ;;
+    "" | -*)
+      python=$(find_python)
+      make_venv "$python" "$venv"
+      install_into "$venv" .branchfit-command -e "$root"
+      exec "$venv/bin/branchfit" setup "$@"
+      ;;
+    command)
       python=$(find_python)
       make_venv "$python" "$venv"
       install_into "$venv" .branchfit-command -e "$root"
@@ -139,9 +178,6 @@ main() {
     test)
       shift
       run_tests "$@"
-      ;;
-    help | -h | --help)
-      usage
       ;;
     *)
       usage >&2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import click
 
@@ -10,13 +12,17 @@ from ..gpus import detect
 from ..loaders import check_host, this_host
 from ..units import gib
 from .as_json import gpu_document
-from .options import json_option
+from .doctor_webui import show_webui, webui_checkup
+from .options import FOLDER, json_option
 
 
 @click.command()
+@click.option("--webui", metavar="DIR", type=FOLDER, help="Look at this webui too. Default: the one you are in.")
+@click.option("--python", metavar="PYTHON", type=click.Path(path_type=Path), help="The Python that runs the webui.")
 @json_option
-def doctor(json_: bool) -> None:
-    """The GPUs found here, who holds their memory, and which runtimes can be used."""
+def doctor(webui: Path | None, python: Path | None, json_: bool) -> None:
+    """The GPUs found here, who holds their memory, which runtimes can be used, and how a webui stands."""
+    in_webui = webui_checkup(webui, python)
     machine = detect()
     verdicts = check_host(this_host())
     if json_:
@@ -31,6 +37,7 @@ def doctor(json_: bool) -> None:
                         {"runtime": v.runtime, "loader": v.loader, "can": v.can, "why": v.why} for v in verdicts
                     ],
                     "notes": list(machine.notes),
+                    "webui": in_webui.document() if in_webui is not None else None,
                 },
                 indent=2,
                 ensure_ascii=False,
@@ -46,6 +53,8 @@ def doctor(json_: bool) -> None:
     click.echo(f"System memory: {gib(machine.system_free_bytes)} free of {gib(machine.system_total_bytes)}")
     for note in machine.notes:
         click.echo(f"  {note}")
-    click.echo("Runtimes:")
+    click.echo(f"Runtimes in this Python ({sys.executable}):")
     for verdict in verdicts:
         click.echo(f"  {'yes' if verdict.can else 'no ':3} {verdict.loader:9} {verdict.runtime:22} {verdict.why}")
+    if in_webui is not None:
+        show_webui(in_webui)
