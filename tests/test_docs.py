@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,43 @@ def test_the_readme_lists_every_command_with_its_own_words() -> None:
         rows.append(f"| `branchfit {name}` | {words} |")
     text = "\n".join(["| command | what it does |", "|---|---|", *rows, ""])
     generated(ROOT / "README.md", "commands", text)
+
+
+def test_each_commands_own_words_are_documented() -> None:
+    import click
+
+    context = click.Context(app)
+    parts = []
+    for name in COMMANDS:
+        command = app.get_command(context, name)
+        assert command is not None
+        words = [_line(part) + "\n" for part in (command.help or "").split("\n\n")]
+        usage = " ".join(filter(None, (_argument(each) for each in command.params)))
+        rows = [
+            f"| {', '.join(f'`{option}`' for option in (*each.opts, *each.secondary_opts))}{_value(each)} "
+            f"| {_line(each.help)} |"
+            for each in command.params
+            if isinstance(each, click.Option) and not each.hidden
+        ]
+        table = ["| option | what it does |", "|---|---|", *rows] if rows else []
+        parts += [f"## `branchfit {name}{' ' + usage if usage else ''}`", "", *words, *table, ""]
+    generated(ROOT / "docs" / "command.md", "commands", "\n".join(parts))
+
+
+def _line(words: str | None) -> str:
+    return re.sub(r"\s+", " ", words or "").replace("\b", "").strip()
+
+
+def _argument(param: Any) -> str:
+    return (param.metavar or str(param.name).upper()) if param.param_type_name == "argument" else ""
+
+
+def _value(option: Any) -> str:
+    """What an option takes, as its metavar or its choices say it."""
+    if option.is_flag:
+        return ""
+    choices = getattr(option.type, "choices", None)
+    return f" `{option.metavar or ('|'.join(choices) if choices else 'VALUE')}`".replace("|", "\\|")
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)
