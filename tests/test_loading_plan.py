@@ -229,7 +229,7 @@ def test_a_newer_host_without_packages_offers_nothing_and_says_what_helps(tmp_pa
 def test_gptqmodel_is_not_advised_where_transformers_is_too_old_for_it(tmp_path: Path) -> None:
     with loading_host("v1.7", tmp_path):
         found = host_availability(Host(), ONE_GPU, packages({"torch": "2.1", "transformers": "4.34.1"}))
-    assert found.note == "this webui cannot load GPTQ as it is."
+    assert "gptqmodel" not in found.note and "exllamav2 lacks exllamav2: the webui's own installer" in found.note
     assert [verdict.why for verdict in found.missing if verdict.runtime == "gptqmodel:torch"] == [
         "gptqmodel:torch needs transformers 4.49 or newer in the Transformers loader; 4.34.1 is here."
     ]

@@ -174,5 +174,5 @@ def _in_this_webui(verdict: Mapping[str, Any], loaders: AbstractSet[str], layout
     if pip and verdict["runtime"].startswith("gptqmodel:"):
         return {"why": f"{lack}: branchfit setup --webui '{layout.root}' --gptq"}
     if pip:
-        return {"why": f"{lack}: the webui's own update brings it where it supports it."}
+        return {"why": f"{lack}: the webui's own installer or update script brings it, if this version ships it."}
     return {}

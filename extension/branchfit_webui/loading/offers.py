@@ -28,6 +28,8 @@ the memory are the same, every sampler of the page works, and text goes through 
 
 SETUP = "branchfit setup --gptq"
 
+NOT_HERE = "which this webui does not have."
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -53,7 +55,7 @@ def offers(host: Host, packages: Packages | None = None) -> tuple[tuple[Offer, .
             continue
         if not listed:
             names = " or ".join(HOST_LOADERS[runtime.name])
-            why = f"{runtime.name} is played by the loader {names}, which this webui does not have."
+            why = f"{runtime.name} is played by the loader {names}, {NOT_HERE}"
         elif verdict.can or (not usable and packages.has("transformers")):
             why = f"{runtime.name} {lacks[listed[0]]}"
         else:
@@ -76,11 +78,14 @@ def host_availability(host: Host, machine: Machine, packages: Packages | None = 
         named = ", ".join(f"{offer.runtime.name} ({offer.loader})" for offer in usable)
         note = f"this webui can load GPTQ with {named}."
     else:
-        note = "this webui cannot load GPTQ as it is." + (
-            f" `{SETUP}` installs what its Transformers loader needs for it, where that is known."
-            if any(SETUP in verdict.why for verdict in missing)
-            else ""
-        )
+        note = "this webui cannot load GPTQ as it is."
+        if any(SETUP in verdict.why for verdict in missing):
+            note += f" `{SETUP}` installs what its Transformers loader needs for it, where that is known."
+        else:
+            # Of a loader that is there one says what it lacks; those this webui never had would only be noise.
+            own = [verdict for verdict in missing if not verdict.why.endswith(NOT_HERE)]
+            lacks = [verdict.why for verdict in own if HOST_LOADERS[verdict.runtime][0] != "Transformers"]
+            note = " ".join([note, *lacks[:2]])
     if usable and not machine.gpus and not any("cpu" in offer.runtime.kinds for offer in usable):
         note += " None of them runs without a GPU, and there is none here."
     return Availability(tuple(offer.runtime for offer in usable), False, note, missing, packages.has("triton"))
@@ -119,9 +124,11 @@ def _lack(runtime: Runtime, loader: str, packages: Packages) -> str:
 
 def _remedied(runtime: Runtime, why: str, packages: Packages) -> str:
     """The verdict with BranchFit's own remedy: plain `pip install gptqmodel` would move the webui's transformers."""
-    if not runtime.name.startswith("gptqmodel:") or "pip install" not in why:
+    lack, pip, _ = why.partition(": pip install")
+    if not pip:
         return why
-    lack = why.split(": pip install")[0]
+    if not runtime.name.startswith("gptqmodel:"):
+        return f"{lack}: the webui's own installer or update script brings it, if this version ships it."
     if packages.has("transformers") and packages.has("torch"):
         version = packages.version("transformers")
         fits = f" that go with this webui's transformers {version}" if version else ""

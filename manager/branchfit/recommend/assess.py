@@ -37,7 +37,8 @@ def assess(variant: Variant, gpus: Sequence[Gpu], available: Availability, conte
             best = found
     if best is not None:
         return best
-    why = "; ".join(dict.fromkeys(verdict.why.rstrip(".") for verdict in verdicts)) or "no runtime is available"
+    why = "; ".join(dict.fromkeys(verdict.why.rstrip(".") for verdict in verdicts))
+    why = why or available.note.rstrip(".") or "no runtime is available"
     return Assessment(variant, None, None, False, None, None, 0, why, "not taken")
 
 
