@@ -13,6 +13,7 @@ import pytest
 
 from branchfit.prompts import ALPACA_COT
 from hosts import matrix, surface
+from hosts.browser import found as browser_found
 from hosts.client import _frame, _message, _texts
 from hosts.compare import Answer, Verdict, Wanted, details, difference, judge, table
 from hosts.host import REPLY_TOKENS, Source
@@ -21,6 +22,7 @@ from hosts.paths_api import HEAD, TAIL, TIGHT, Numbered, tokens
 from hosts.recorder import text_of
 
 RUN = Path(__file__).parent / "hosts" / "run"
+JOURNEY = RUN.with_name("journey")
 OK = Answer(200, " ok ok")
 
 
@@ -37,9 +39,20 @@ def test_every_path_of_the_webui_sends_exactly_the_template(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_without_a_webui_the_command_says_what_it_needs() -> None:
+@pytest.mark.skipif(
+    not (os.environ.get("BRANCHFIT_WEBUI") and os.environ.get("BRANCHFIT_WEBUI_PYTHON")) or browser_found() is None,
+    reason="needs BRANCHFIT_WEBUI (a text-generation-webui folder), BRANCHFIT_WEBUI_PYTHON (its Python, in an "
+    "environment of its own), and Chromium and chromedriver on PATH",
+)
+def test_the_whole_journey_of_a_person(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, JOURNEY, "--out", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [RUN, JOURNEY])
+def test_without_a_webui_the_command_says_what_it_needs(command: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BRANCHFIT_")}
-    done = subprocess.run([sys.executable, RUN], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, command], env=environment, capture_output=True, text=True)
     assert done.returncode == 77
     assert "BRANCHFIT_WEBUI_PYTHON" in done.stdout
 

@@ -73,6 +73,34 @@ class Browser:
     def shot(self, file: Path) -> None:
         file.write_bytes(base64.b64decode(self._ask("GET", f"{self.session}/screenshot")))
 
+    def shot_of(self, file: Path, selector: str) -> None:
+        """A picture of one element, whatever of it the window shows."""
+        box = self.run(
+            "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
+            "return {x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height}",
+            selector,
+        )
+        params = {"clip": {**box, "scale": 1}, "captureBeyondViewport": True}
+        said = self._ask(
+            "POST", f"{self.session}/goog/cdp/execute", {"cmd": "Page.captureScreenshot", "params": params}
+        )
+        file.write_bytes(base64.b64decode(said["data"]))
+
+    def new_tab(self) -> str:
+        """Open another tab of this window; `switch` goes to it."""
+        return str(self._ask("POST", f"{self.session}/window/new", {"type": "tab"})["handle"])
+
+    def this_tab(self) -> str:
+        return str(self._ask("GET", f"{self.session}/window"))
+
+    def switch(self, tab: str) -> None:
+        self._ask("POST", f"{self.session}/window", {"handle": tab})
+
+    def close_tab(self, tab: str, then: str) -> None:
+        self.switch(tab)
+        self._ask("DELETE", f"{self.session}/window")
+        self.switch(then)
+
     def _wait_for_driver(self) -> None:
         end = time.monotonic() + 20
         while True:

@@ -160,22 +160,28 @@ class Running:
 
     def __enter__(self) -> Running:
         self._prepare()
-        command = [str(self.source.python), str(HERE / "recorder.py"), str(self.recordings.resolve())]
-        command += [str(self.model.resolve() / "tokenizer.json"), "server.py", *self._flags()]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.copy, env=self._environment(), stdout=log, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
         try:
-            self.wait_until_up()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def wait_until_up(self) -> None:
-        addresses = [f"{self.openai}/v1/models"] + [f"{self.page}/"] * self.pages
+    def _command(self) -> list[str]:
+        recorder = [str(HERE / "recorder.py"), str(self.recordings.resolve())]
+        return [*recorder, str(self.model.resolve() / "tokenizer.json"), "server.py", *self._flags()]
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(self.source.python), *self._command()], cwd=self.copy, env=self._environment(), stdout=log,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.wait_until_up()
+
+    def wait_until_up(self, api: str | None = None) -> None:
+        """`api` is an address to ask instead of the OpenAI one, which v1.x has only with its extension."""
+        addresses = [api or f"{self.openai}/v1/models"] + [f"{self.page}/"] * self.pages
         end = time.monotonic() + START_S
         for address in addresses:
             while not _answers(address):
@@ -183,7 +189,8 @@ class Running:
                     raise NotStarted(f"{self.source.name} did not start; its log ends:\n{self.log_tail()}")
                 time.sleep(0.2)
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """End the whole process group."""
         if self.process is not None:
             for sent in (signal.SIGTERM, signal.SIGKILL):
                 try:
@@ -193,6 +200,10 @@ class Running:
                     break
                 except subprocess.TimeoutExpired:
                     continue
+        self.process = None
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
         shutil.rmtree(self.copy, ignore_errors=True)
         shutil.rmtree(self.home, ignore_errors=True)
 

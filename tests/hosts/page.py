@@ -75,9 +75,9 @@ class Page:
                 raise TimeoutError(f"waited {limit_s:g} s for {what}")
             time.sleep(0.1)
 
-    def idle(self) -> str:
+    def idle(self, limit_s: float = SETTLED_S) -> str:
         """Wait until nothing changes; gives all text on the page, the boxes' included."""
-        end, last, since = time.monotonic() + SETTLED_S, "", time.monotonic()
+        end, last, since = time.monotonic() + limit_s, "", time.monotonic()
         while time.monotonic() < end:
             state = str(self.browser.run(STATE))
             if state != last or not state.startswith("0"):
