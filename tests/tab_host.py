@@ -47,7 +47,9 @@ class Loading:
         self.asked.append({"runtime": runtime, "context": context_tokens, "split": tuple(gpu_split_bytes)})
         return LoadPlan(folder.name, "ExLlamav2_HF", runtime or "", {}, None, "it becomes ExLlamav2_HF.", ())
 
-    def load(self, host: Any, plan: LoadPlan, *, need: Any, recommendation: Any, on_step: Any) -> LoadReport:
+    def load(
+        self, host: Any, plan: LoadPlan, *, need: Any, recommendation: Any, on_step: Any, check: Any
+    ) -> LoadReport:
         self.plans.append(plan)
         if self.fails is not None:
             raise self.fails

@@ -104,7 +104,7 @@ def test_without_a_runtime_the_pip_command_is_said(tmp_path: Path) -> None:
     small_model(tmp_path / "m")
     found = ask(str(tmp_path / "m"), "2+2?")
     assert isinstance(found.exception, LoadError)
-    assert str(found.exception).endswith("pip install 'branchfit[gptq]'.")
+    assert str(found.exception).endswith("pip install '.[gptq]' in BranchFit's folder.")
 
 
 @pytest.mark.skipif(not REAL, reason="needs the `[gptq]` extra")

@@ -173,7 +173,7 @@ def test_a_wrong_device_is_named() -> None:
         ("llama", EXLLAMAS),
         ("mistral", {"exllamav2", "gptqmodel:exllama_v2"}),
         ("Yi", {"exllamav2", "gptqmodel:exllama_v2"}),
-        ("qwen3_moe", {"exllamav2", "gptqmodel:exllama_v2"}),
+        ("qwen3_moe", {"exllamav2"}),  # its experts come up random in gptqmodel with transformers 5
         ("falcon", {"gptqmodel:exllama_v2"}),
         ("phi3", {"gptqmodel:exllama_v2"}),
         (None, EXLLAMAS),

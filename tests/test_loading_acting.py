@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,39 @@ def test_a_reply_that_does_not_end_stops_the_load_and_changes_nothing(
         with standin.shared.generation_lock, pytest.raises(LoadError, match="still being written"):
             load(host, plan(host, standin, SECOND), on_step=quietly)
         assert host.model_name() == NAME
+
+
+def test_a_load_that_waits_can_be_given_up_and_the_present_model_stays(tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    with loading_host("v4.7", tmp_path) as standin:
+        host = Host()
+        load(host, plan(host, standin), on_step=quietly)
+        second = plan(host, standin, SECOND)
+        with standin.shared.generation_lock, pytest.raises(Stopped):
+            load(host, second, on_step=quietly, check=stop)
+        # No reply to wait for: asked once more before anything is unloaded.
+        with pytest.raises(Stopped):
+            load(host, second, on_step=quietly, check=stop)
+        assert host.model_name() == NAME and len(standin.loads) == 1
+        assert not standin.shared.generation_lock.locked()
+
+
+def test_a_model_whose_folder_is_gone_is_not_offered_back_and_nothing_is_unloaded_for_it(tmp_path: Path) -> None:
+    with loading_host("v4.7", tmp_path) as standin:
+        host = Host()
+        load(host, plan(host, standin), on_step=quietly)
+        load(host, plan(host, standin, SECOND), on_step=quietly)
+        assert previous(host) is not None
+        shutil.rmtree(standin.models_dir / NAME)
+        assert previous(host) is None
+        with pytest.raises(LoadError, match="no longer there"):
+            give_back(host, on_step=quietly)
+        assert host.model_name() == SECOND
 
 
 def test_llama_servers_replies_that_take_no_lock_are_not_cut_off(tmp_path: Path) -> None:

@@ -110,14 +110,16 @@ def test_it_is_found_after_the_host_has_written_the_file_anew(content: dict[str,
 
 
 @settings(deadline=None)
-@given(names, names)
-def test_two_models_of_ours_do_not_touch_each_other(one: str, two: str) -> None:
+@given(st.sampled_from([b"", b"# mine", b"# mine\n", b"my.*model$:\n  ctx_size: 2048", b"a$:\r\n  b: 1"]), names, names)
+def test_two_models_of_ours_do_not_touch_each_other(data: bytes, one: str, two: str) -> None:
     assume(key_for(one) != key_for(two))
-    first = with_settings(b"", one, SETTINGS)
+    first = with_settings(data, one, SETTINGS)
     both = with_settings(first, two, {"loader": "Transformers"})
     assert without(both, two) == first
     assert kept(without(both, one), two) == {"loader": "Transformers"}
-    assert without_any(both) == b""
+    assert without(without(both, one), two) == without(without(both, two), one) == without_any(both) == data
+    again = with_settings(both, one, SETTINGS)
+    assert kept(again, two) == {"loader": "Transformers"} and without_any(again) == data
 
 
 def test_a_second_time_replaces_the_first_and_goes_to_the_end() -> None:

@@ -209,7 +209,7 @@ def test_where_nothing_can_load_it_every_reason_is_said(tmp_path: Path) -> None:
     said = str(refusal.value)
     assert f"nothing here can load {NAME} (3-bit GPTQ, no grouping, act order)" in said
     assert "exllamav2 takes 4 bits, not 3." in said
-    assert "gptqmodel:torch lacks gptqmodel, optimum: `branchfit setup --gptq` installs versions of them" in said
+    assert "gptqmodel:torch lacks gptqmodel, optimum: `./install.sh --gptq` installs versions of them" in said
 
 
 def test_a_newer_host_without_packages_offers_nothing_and_says_what_helps(tmp_path: Path) -> None:
@@ -217,11 +217,11 @@ def test_a_newer_host_without_packages_offers_nothing_and_says_what_helps(tmp_pa
         found = host_availability(Host(), ONE_GPU, packages({"torch": "2.9", "transformers": "5.6.2"}))
     assert found.runtimes == () and not found.assumed
     assert found.note == (
-        "this webui cannot load GPTQ as it is. `branchfit setup --gptq` installs what its Transformers loader needs "
+        "this webui cannot load GPTQ as it is. `./install.sh --gptq` installs what its Transformers loader needs "
         "for it, where that is known."
     )
     assert [verdict.why for verdict in found.missing if verdict.runtime == "gptqmodel:torch"] == [
-        "gptqmodel:torch lacks gptqmodel, optimum: `branchfit setup --gptq` installs versions of them that go with "
+        "gptqmodel:torch lacks gptqmodel, optimum: `./install.sh --gptq` installs versions of them that go with "
         "this webui's transformers 5.6.2."
     ]
 
@@ -325,3 +325,12 @@ def test_the_exllamav2_that_forgets_its_causal_mask_is_told_to_use_no_sdpa(
             packages=found,
         )  # fmt: skip
         assert plan.settings["no_sdpa"] is blind
+
+
+def test_exllama_the_runtime_is_told_from_exllama_the_loader(tmp_path: Path) -> None:
+    with loading_host("v1.7", tmp_path) as standin:
+        both = packages(EXLLAMA_V1, {"exllamav2": "0.0.5", "exllamav2_ext": "0.0.5"})
+        folder = write(standin.models_dir, FOUR)
+        wishes: dict[str, Any] = {"context_tokens": 1024, "machine": ONE_GPU, "packages": both}
+        assert plan_load(Host(), folder, runtime="exllama", **wishes).runtime == "exllama"
+        assert plan_load(Host(), folder, runtime="ExLlama", **wishes).runtime == "exllamav2"

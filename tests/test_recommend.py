@@ -71,7 +71,7 @@ def test_the_shorter_context_that_is_promised_would_do() -> None:
     answer = ask("28GiB@8.6", context_tokens=4096)
     assert answer.choice is None
     words = answer.reason.split()
-    tokens = int(words[words.index("--context") + 1].rstrip("."))
+    tokens = int(words[words.index("context") + 2])
     assert chosen("28GiB@8.6", context_tokens=tokens) is not None
     assert chosen("28GiB@8.6", context_tokens=tokens + 256) is None
 

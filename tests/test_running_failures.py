@@ -160,8 +160,11 @@ class SafetensorError(Exception):
     [
         (SafetensorError("Error while deserializing header: MetadataIncompleteBuffer"), "branchfit repair"),
         (ImportError("Loading a GPTQ quantized model requires optimum (`pip install optimum`)"), "optimum is missing"),
-        (ModuleNotFoundError("No module named 'gptqmodel'", name="gptqmodel"), "pip install 'branchfit[gptq]'"),
-        (ModuleNotFoundError("No module named 'torch'", name="torch"), "pip install 'branchfit[gptq]'"),
+        (
+            ModuleNotFoundError("No module named 'gptqmodel'", name="gptqmodel"),
+            "pip install '.[gptq]' in BranchFit's folder",
+        ),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "pip install '.[gptq]' in BranchFit's folder"),
         (ModuleNotFoundError("No module named 'tiktoken'", name="tiktoken"), "pip install tiktoken"),
         (NameError("name 'QuantizeConfig' is not defined"), "gptqmodel is missing"),
         (ImportError("cannot import name 'no_init_weights'", name="auto_gptq"), "transformers below 5"),

@@ -441,7 +441,7 @@ def test_what_cannot_be_asked_says_why(folders: dict[str, Path]) -> None:
 def test_what_cannot_be_loaded_says_why(folders: dict[str, Path]) -> None:
     with pytest.raises(LoadError, match="gives a transformers model"):
         load(folders[BRANCH], runtime="exllamav2")
-    with pytest.raises(LoadError, match="pip install 'branchfit"):
+    with pytest.raises(LoadError, match=r"pip install '\.\[gptq\]'"):
         load(folders[BRANCH], runtime="gptqmodel:exllama_v2")
     with pytest.raises(UsageError, match="There are: cpu"):
         branchfit.load(folders[BRANCH], device="cuda:17")
@@ -467,3 +467,13 @@ def test_on_the_cpu_nothing_is_left_to_compile_and_the_environment_is_as_before(
     linear = loaded.model.model.layers[0].mlp.up_proj
     assert "dequantize_weight" not in vars(linear)
     assert not loaded.model.training
+
+
+def test_an_unquantised_model_whose_experts_transformers_fuses_is_not_called_random(tmp_path: Path) -> None:
+    config = transformers.MixtralConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, max_position_embeddings=256,
+    )  # fmt: skip
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert check_loaded(model, read_folder(tmp_path)) == ()

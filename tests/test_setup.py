@@ -453,7 +453,7 @@ def test_the_command_sets_up_says_what_to_click_and_takes_it_out(webui: Any, tmp
     document = json.loads(command("doctor", "--webui", host.root, "--python", host.python, "--json").stdout)
     assert document["webui"]["missing"] == []
     inside = command("doctor", "--python", host.python, cwd=host.root / "user_data").stdout
-    assert "all is in place" in inside and str(host.root) in inside
+    assert "all of BranchFit is in place" in inside and str(host.root) in inside
     assert "Models stay" in command("setup", "--webui", host.root, "--uninstall").stdout
     assert host.files() == before
     told = json.loads(command("setup", *shared, "--json").stdout)

@@ -12,6 +12,7 @@ import pytest
 from branchfit.download.events import Note, Progress, Started
 from branchfit.errors import NoSpace
 from branchfit_webui.jobs import LINE, Job, Jobs, Seen
+from branchfit_webui.panel.progress import board_html
 
 SOON_S = 10.0
 
@@ -105,12 +106,24 @@ def test_one_that_waits_can_be_stopped_and_those_behind_it_move_up(jobs: Jobs) -
 
 
 def test_a_stopped_job_says_that_what_was_fetched_is_kept(jobs: Jobs) -> None:
-    gate = Gate()
-    started(jobs, "a", gate)
-    assert gate.entered.wait(SOON_S) and jobs.cancel("a")
+    def work(job: Job) -> str:
+        job.tell(Started("r", "b", "c", Path("f"), 1, 100, 1100))
+        return Gate()(job)
+
+    jobs.start("a", "a", work)
+    while not seen(jobs, "a").total_bytes:
+        time.sleep(0.005)
+    assert jobs.cancel("a")
     ended = jobs.wait("a", SOON_S)
     assert ended.state == "cancelled" and "kept" in ended.result
     assert not jobs.cancel("a")
+
+
+def test_a_stopped_job_that_fetched_nothing_speaks_of_no_download(jobs: Jobs) -> None:
+    gate = Gate()
+    started(jobs, "a", gate)
+    assert gate.entered.wait(SOON_S) and jobs.cancel("a")
+    assert jobs.wait("a", SOON_S).result == "Stopped."
 
 
 def test_a_download_is_stopped_at_its_next_event(jobs: Jobs) -> None:
@@ -178,6 +191,27 @@ def test_a_page_can_tell_whether_something_has_ended_since_it_looked(jobs: Jobs)
     while jobs.ended == before:
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def test_the_last_to_end_comes_first_and_a_failure_is_shown_whatever_ended_since(jobs: Jobs) -> None:
+    gate = Gate()
+
+    def fails(job: Job) -> str:
+        gate(job)
+        raise NoSpace(Path("/models"), 5, 1)
+
+    jobs.start("long", "long", fails)
+    assert gate.entered.wait(SOON_S)
+    for name in ("b", "c"):
+        jobs.start(name, name, lambda job: "done")
+        jobs.wait(name, SOON_S)
+    gate.open.set()
+    jobs.wait("long", SOON_S)
+    assert [each.key for each in jobs.seen()] == ["long", "c", "b"]
+    for name in ("d", "e", "f"):
+        jobs.start(name, name, lambda job: "done")
+        jobs.wait(name, SOON_S)
+    assert "no space" in board_html(jobs.seen())
 
 
 def test_ended_jobs_are_forgotten_in_the_end_and_the_newest_come_first(jobs: Jobs) -> None:

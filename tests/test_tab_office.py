@@ -66,7 +66,12 @@ def test_a_repo_is_looked_at_by_its_name_its_branch_or_its_address(office: Offic
     assert looked(office).branch == BEST
     assert looked(office, f"https://huggingface.co/{REPO}").branches == list(BRANCHES)
     assert looked(office, f"{REPO}:main").branch == "main"
-    assert looked(office, f"https://huggingface.co/{REPO}/tree/main").branch == "main"
+    assert looked(office, f"https://huggingface.co/{REPO}/tree/gptq-3bit-128g-actorder_True").branch.startswith(
+        "gptq-3bit"
+    )
+    # What the page's address ends in where nobody chose a branch.
+    for shown in ("tree/main", "blob/main/README.md"):
+        assert looked(office, f"https://huggingface.co/{REPO}/{shown}").branch == BEST
     for wrong in ("", "   ", "no repo at all"):
         with pytest.raises(UsageError):
             office.desk.ask(wrong)
@@ -151,7 +156,7 @@ def test_a_download_that_is_stopped_goes_on_where_it_was(office: Office, hub: Lo
     office.get(advice, BEST, Wishes(), load=False, anyway=False)
     while not any(job.done_bytes > 250_000 for job in office.jobs.seen()):
         assert office.jobs.alive()
-    assert office.cancel(None).startswith("Stopping")
+    assert office.cancel(None) == ""
     assert done(office, key).state == "cancelled"
     assert not office.models() and [one.name for one in office.unfinished()] == [folder_name(REPO, BEST)]
     assert (office.models_dir.parent / STAGING_NAME).is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,9 @@ from .host import Host
 
 BALANCED = "balanced"
 """The preference that is none of `branchfit recommend --prefer`'s: the best quality that ExLlama runs."""
+
+_MAIN = re.compile(r"(?<=.)/(tree|blob|resolve)/main(/.*)?$")
+"""What a page's address ends in where nobody chose a branch, since the Hub shows `main` first."""
 
 _KEPT_REPOS = 50
 """Repos remembered, some 100 kB each: more than a person looks at between two starts."""
@@ -73,7 +77,7 @@ class Desk:
         """Ask the Hub about `owner/repo`, `owner/repo:branch` or a page's address. Raises what `gather` does."""
         if not text.strip():
             raise UsageError("paste a repo: owner/name, owner/name:branch, or its page's address.")
-        found = gather(text.strip(), None, None)
+        found = gather(_MAIN.sub("", text.strip()), None, None)
         key = found.listed.repo + (f":{found.branch}" if found.branch else "")
         with self._lock:
             self._found.pop(key, None)

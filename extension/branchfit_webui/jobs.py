@@ -52,7 +52,8 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """A job at one moment. `state` is waiting, running, done, failed or cancelled; sizes are bytes."""
+    """A job at one moment. `state` is waiting, running, done, failed or cancelled; sizes are bytes; `ended` counts
+    the jobs that had ended with it."""
 
     key: str
     what: str
@@ -64,6 +65,7 @@ class Seen:
     lines: tuple[str, ...]
     result: str
     stopping: bool
+    ended: int | None = None
 
     @property
     def alive(self) -> bool:
@@ -85,6 +87,7 @@ class Job:
         self._lock = threading.Lock()
         self._cancel = threading.Event()
         self._state, self._phase, self._result = "waiting", "", ""
+        self._ended: int | None = None
         self._done_bytes = self._total_bytes = 0
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._pace: deque[tuple[float, int]] = deque()
@@ -148,7 +151,7 @@ class Job:
         with self._lock:
             return Seen(
                 self.key, self.what, self._state, self._phase, self._done_bytes, self._total_bytes,
-                self._speed(), tuple(self._lines), self._result, self._cancel.is_set(),
+                self._speed(), tuple(self._lines), self._result, self._cancel.is_set(), self._ended,
             )  # fmt: skip
 
     def _speed(self) -> float | None:
@@ -163,21 +166,24 @@ class Job:
         self._cancel.set()
         self._turns.wake()
 
-    def run(self, work: Callable[[Job], str]) -> None:
-        self._end("running", "")
+    def run(self, work: Callable[[Job], str]) -> tuple[str, str]:
+        """Do the work; the state it ends in, and what is to be said of it."""
+        with self._lock:
+            self._state = "running"
         try:
-            self._end("done", work(self))
+            return "done", work(self)
         except Cancelled:
-            self._end("cancelled", "Stopped. What was fetched is kept; start it again to go on from there.")
+            kept = " What was fetched is kept; start it again to go on from there." if self._total_bytes else ""
+            return "cancelled", f"Stopped.{kept}"
         except BranchFitError as error:
-            self._end("failed", str(error))
+            return "failed", str(error)
         except Exception as error:  # noqa: BLE001 - whatever a host or a disk brings: the page has to say it
             traceback.print_exc()
-            self._end("failed", f"Something unexpected: {type(error).__name__}: {error}. The console has the details.")
+            return "failed", f"Something unexpected: {type(error).__name__}: {error}. The console has the details."
 
-    def _end(self, state: str, result: str) -> None:
+    def end(self, state: str, result: str, number: int) -> None:
         with self._lock:
-            self._state, self._result = state, result
+            self._state, self._result, self._ended = state, result, number
 
 
 class _Turns:
@@ -231,23 +237,27 @@ class Jobs:
                 return False
             self._jobs.pop(key, None)
             job = self._jobs[key] = Job(key, what, self._turns)
-            ended = [each for each in self._jobs.values() if not each.seen().alive]
-            for each in ended[:-_KEPT_JOBS]:
-                del self._jobs[each.key]
+            ended = sorted(
+                (seen for seen in (each.seen() for each in self._jobs.values()) if not seen.alive),
+                key=lambda seen: seen.ended or 0,
+            )
+            for seen in ended[:-_KEPT_JOBS]:
+                del self._jobs[seen.key]
         threading.Thread(target=self._run, args=(job, work), name=f"branchfit {key}", daemon=True).start()
         return True
 
     def _run(self, job: Job, work: Callable[[Job], str]) -> None:
-        try:
-            job.run(work)
-        finally:
-            with self._lock:
-                self._changes += 1
+        state, result = job.run(work)
+        # Together: a page that sees the one sees the other.
+        with self._lock:
+            self._changes += 1
+            job.end(state, result, self._changes)
 
     def seen(self) -> list[Seen]:
-        """All of them now, the newest first."""
+        """All of them now: those alive, the newest first, then the others, the last to end first."""
         with self._lock:
-            return [job.seen() for job in reversed(self._jobs.values())]
+            seen = [job.seen() for job in reversed(self._jobs.values())]
+        return sorted(seen, key=lambda one: (0, 0) if one.alive else (1, -(one.ended or 0)))
 
     @property
     def ended(self) -> int:

@@ -10,6 +10,7 @@ from branchfit import installed as on_disk
 from branchfit.download import Installed, pull
 from branchfit.download.unfinished import Unfinished, discard, unfinished
 from branchfit.errors import BranchFitError, DownloadError, HubError, LoadError, UsageError
+from branchfit.gather import Gathered
 from branchfit.gpus import detect
 from branchfit.units import gb, gib
 
@@ -55,8 +56,10 @@ class Office:
     def get(self, advice: Advice, branch: str | None, wishes: Wishes, load: bool, anyway: bool) -> str:
         """Start the download of a branch, and its load after it. Raises UsageError where that makes no sense."""
         self._open()
-        assessment = advice.of(branch) if branch else None
-        if branch is None or assessment is None:
+        if not branch:
+            raise UsageError("choose a branch first.")
+        assessment = advice.of(branch)
+        if assessment is None:
             raise UsageError(f"{advice.repo} has no branch {branch!r}: choose one of {', '.join(advice.branches)}.")
         if load and not assessment.fits and not anyway:
             raise LoadError(
@@ -100,11 +103,14 @@ class Office:
         return self._start(f"load {model.name}", model.name, lambda job: self._load(job, model, wishes, anyway))
 
     def _load(self, job: Job, model: Installed, wishes: Wishes, anyway: bool) -> str:
+        job.say("looking up what it needs")
+        found = self._known(model, job)  # before its turn: a Hub that hangs keeps no other load waiting
         with job.turn(MODEL):
             job.say("looking at the memory that is free now")
             machine = detect()
             gives_back = loading.would_free_bytes(self.host, machine)
-            advice = self._advice(model, wishes, job)
+            wanted = Wishes(wishes.context_tokens, wishes.prefer, count_loaded=True)
+            advice = self.desk.answer(found, wanted) if found is not None else None
             assessment = advice.of(model.branch) if advice is not None else None
             if assessment is not None and not assessment.fits and not anyway:
                 raise LoadError(f"it is on disk, and was not loaded: {assessment.why}")
@@ -123,7 +129,8 @@ class Office:
                 plan,
                 need=assessment.need if assessment is not None else None,
                 recommendation=advice.answer if advice is not None else None,
-                on_step=job.show,  # a load cannot be stopped half way
+                on_step=job.show,  # a load cannot be stopped half way,
+                check=job.check,  # only before the present model goes
             )
             kept = self._keep_settings(plan)
         locked = self._lock()
@@ -140,14 +147,13 @@ class Office:
             return f"Its settings hold until the webui ends; they could not be kept: {error}"
         return ""
 
-    def _advice(self, model: Installed, wishes: Wishes, job: Job) -> Advice | None:
+    def _known(self, model: Installed, job: Job) -> Gathered | None:
         """What is known of a model's repo, for the numbers; None where the Hub cannot say and never did."""
         try:
-            found = self.desk.known(f"{model.repo}:{model.branch}")
+            return self.desk.known(f"{model.repo}:{model.branch}")
         except HubError as error:
             job.note(f"what it needs is not known: {error}")
             return None
-        return self.desk.answer(found, Wishes(wishes.context_tokens, wishes.prefer, count_loaded=True))
 
     def previous_name(self) -> str | None:
         """The model that was loaded before the last load, where it is not there now."""
@@ -213,6 +219,7 @@ class Office:
 
     def verify(self, name: str | None) -> str:
         """Start hashing a model's files again."""
+        self._open()
         model = self.model(name)
 
         def work(job: Job) -> str:
@@ -270,6 +277,11 @@ class Office:
         self._open()
         if not name:
             raise UsageError("choose a download first.")
+        going = {one.name: f"{one.repo}:{one.branch}" for one in self.unfinished()}.get(name)
+        if going is None:
+            raise UsageError(f"there is no unfinished download {name}.")
+        if any(job.alive and job.what == going for job in self.jobs.seen()):
+            raise UsageError(f"{going} is being downloaded this moment: cancel that first.")
         return f"Deleted what was there of {name}: {gb(discard(self.models_dir, name))} freed."
 
     def resume(self, name: str | None, wishes: Wishes) -> str:
@@ -282,11 +294,12 @@ class Office:
         return self.get(advice, one.branch, wishes, load=False, anyway=False)
 
     def cancel(self, key: str | None) -> str:
-        """Stop what is going on: the job of that key, or all that can be stopped."""
+        """Stop what is going on: the job of that key, or all of them. '' where the board says the rest."""
+        self._open()
         alive = [job for job in self.jobs.seen() if job.alive and key in (None, "", job.key)]
         for job in alive:
             self.jobs.cancel(job.key)
-        return f"Stopping: {', '.join(job.what for job in alive)}." if alive else "Nothing is going on."
+        return "" if alive else "Nothing is going on."
 
     def _start(self, key: str, what: str, work: Callable[[Job], str]) -> str:
         if self.jobs.start(key, what, work):

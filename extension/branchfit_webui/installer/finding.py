@@ -24,6 +24,9 @@ NAMES = ("text-generation-webui*", "textgen*", "oobabooga*", "one-click-installe
 _USUAL_DEPTH = ("", "Downloads", "Desktop", "Documents", "src", "git", "ai", "AI", "apps", "projects")
 
 
+MOST_SIBLINGS = 500
+"""Folders beside the checkout that are looked at: a home has some dozens; a folder of thousands is a store of data."""
+
 SYSTEM_PLACES = (Path("/opt"), Path("/workspace"), Path("/srv"))
 """Outside the home: /workspace is where rented GPU machines keep it."""
 
@@ -75,6 +78,10 @@ def find(
             return Search((_with_process(Found(root, f"here, {folder}"), running),), (f"{here} and its parents",))
     tried = [f"{here} and its parents", "running server.py processes"]
     found = {one.root: one for one in running}
+    beside = _checkout()
+    if beside is not None:
+        for root in _any_webuis_in(beside.parent):
+            found.setdefault(root, Found(root, f"beside {beside.name}"))
     for folder in _usual_places(environ, here, system):
         tried.append(str(folder))
         for root in _webuis_under(folder):
@@ -93,12 +100,29 @@ def _usual_places(environ: Mapping[str, str], here: Path, system: tuple[Path, ..
     home = environ.get("HOME") or environ.get("USERPROFILE")
     places = [Path(home) / name for name in _USUAL_DEPTH] if home else []
     places += [here, *system]
-    checkout = Path(__file__).resolve().parents[3]
-    if (checkout / "install.sh").is_file():
+    checkout = _checkout()
+    if checkout is not None:
         places.append(checkout.parent)
     if environ.get("SystemDrive"):
         places.append(Path(environ["SystemDrive"] + "\\"))
     return list(dict.fromkeys(place for place in places if place.is_dir()))
+
+
+def _checkout() -> Path | None:
+    """The folder that BranchFit runs from, where that is a checkout."""
+    folder = Path(__file__).resolve().parents[3]
+    return folder if (folder / "install.sh").is_file() else None
+
+
+def _any_webuis_in(folder: Path) -> Iterator[Path]:
+    """The webuis directly in a folder, whatever they are called."""
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except OSError:
+        return
+    for entry in entries[:MOST_SIBLINGS]:
+        if is_webui(entry):
+            yield entry.resolve()
 
 
 def _webuis_under(folder: Path) -> Iterator[Path]:

@@ -257,9 +257,8 @@ def unset(root: Path, user_data: Path | None, tell: Tell, dry_run: bool = False)
     record = Record.load(layout.folder)
     if not record.is_there:
         raise SetupError(
-            f"{layout.folder} holds no record of a setup, so there is nothing to undo. What was copied or enabled by "
-            f"hand stays yours: {layout.folder}, {EXTENSION} in {layout.settings}"
-            f"{f' and in {layout.flags}' if layout.flags else ''}."
+            f"there is nothing to undo: {layout.folder} holds no record of a setup. Whatever of BranchFit was copied "
+            f"there or enabled by hand is yours to take out."
         )
     if dry_run:
         for entry in reversed(record.entries):

@@ -22,6 +22,9 @@ from .plan import LoadPlan
 WAIT_SECONDS = 120.0
 """How long a load waits for a reply that is being written: about 500 tokens at the speed of a slow GPU."""
 
+CHECK_SECONDS = 0.2
+"""How soon a wait is given up after somebody asked for it: at once, to a person."""
+
 _CONVERTED = frozenset({"wbits", "groupsize", "pre_layer", "model_type", "cpu_memory", "gpu_memory"})
 """Parameters whose default in shared.args is not what the host's page would send for it."""
 
@@ -57,8 +60,10 @@ _before: list[Previous] = []
 
 
 def previous(host: Host) -> Previous | None:
-    """The model that the last load replaced, whether or not that load came up. None before the first."""
-    return _before[-1] if _before else None
+    """The model that the last load replaced, whether or not that load came up. None before the first, and where its
+    folder is gone since."""
+    back = _before[-1] if _before else None
+    return back if back is not None and host.loaded_folder(back.name).exists() else None
 
 
 def load(
@@ -68,8 +73,11 @@ def load(
     need: Need | None = None,
     recommendation: Recommendation | None = None,
     on_step: Callable[[str], None] = print,
+    check: Callable[[], None] = lambda: None,
 ) -> LoadReport:
     """Unload what is loaded, load `plan`, check it, and measure what it took.
+
+    `check` is called while it waits and before anything is unloaded; what it raises ends the load there.
 
     Waits for a reply that is being written, in whatever thread this runs. `need` is the forecast to
     compare with (`recommendation`'s choice, if not given, where it is for this model). Raises LoadError,
@@ -79,7 +87,8 @@ def load(
     need = need if need is not None else _forecast(plan, recommendation)
     if plan.loader == "Transformers":
         overlay.install_overlay(host)  # without it the kernel would be left to chance
-    with _alone(host, on_step):
+    with _alone(host, on_step, check):
+        check()
         _remember(host)
         _unload(host, on_step)
         machine = detect()
@@ -120,7 +129,7 @@ def give_back(host: Host, *, on_step: Callable[[str], None] = print) -> LoadRepo
     """Load what the last load replaced, with the arguments it had. Raises LoadError, and where there is nothing."""
     back = previous(host)
     if back is None:
-        raise LoadError("nothing was loaded before.")
+        raise LoadError("nothing was loaded before, or its folder is no longer there.")
     plan = LoadPlan(
         model=back.name,
         loader=back.loader,
@@ -149,7 +158,7 @@ def give_back(host: Host, *, on_step: Callable[[str], None] = print) -> LoadRepo
 
 
 @contextmanager
-def _alone(host: Host, on_step: Callable[[str], None]) -> Iterator[None]:
+def _alone(host: Host, on_step: Callable[[str], None], check: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the host's generation lock, so that no reply is cut off and the host unloads nothing meanwhile.
 
     It is None until the server has started, before v1.5's page for example; then nobody generates.
@@ -158,8 +167,11 @@ def _alone(host: Host, on_step: Callable[[str], None]) -> Iterator[None]:
     lock = getattr(host.shared, "generation_lock", None)
     if lock is not None and not lock.acquire(blocking=False):
         on_step("Waiting for the reply that is being written.")
-        if not lock.acquire(timeout=WAIT_SECONDS):
-            raise LoadError("a reply is still being written: stop it, then load.")
+        end = time.monotonic() + WAIT_SECONDS
+        while not lock.acquire(timeout=CHECK_SECONDS):
+            check()
+            if time.monotonic() > end:
+                raise LoadError("a reply is still being written: stop it, then load.")
     try:
         if getattr(host.models, "active_generation_count", 0):
             raise LoadError("a reply is being written: stop it, then load.")

@@ -121,7 +121,12 @@ def _cut_marked(text: str, key: str) -> str:
     if found is None:
         return text
     head = text[: found.start()]
+    rest = text[found.end() :]
     added = next((newline for newline, words in JOINED.items() if words == found["joined"]), "")
+    if added and rest:
+        # Another of our blocks stands on that newline now, and takes it along when it goes.
+        begins = re.match(_begin(r'"(?:[^"\\]|\\.)*"') + r"(?=\r?\n)", rest)
+        return head + (begins[0] + found["joined"] + rest[begins.end() :] if begins else rest)
     head = head.removesuffix(added)
     return head + text[found.end() :]
 

@@ -26,7 +26,8 @@ HOST_LOADERS: Mapping[str, tuple[str, ...]] = {
 """Runtime -> the host's loaders that play it, the better first. The _HF form comes first: the kernels and
 the memory are the same, every sampler of the page works, and text goes through the model's own tokenizer."""
 
-SETUP = "branchfit setup --gptq"
+SETUP = "./install.sh --gptq"
+"""BranchFit's own setup, which moves nothing of the webui; on Windows `py -m branchfit setup --gptq`."""
 
 NOT_HERE = "which this webui does not have."
 

@@ -105,7 +105,7 @@ def _around(host: Host, inner: Callable[..., Any]) -> Callable[..., Any]:
             if read is None:
                 return inner(model_name, *args, **kwargs)
             return _load(host, read, lambda: inner(model_name, *args, **kwargs))
-        except LoadError:
+        except BaseException:
             # From v1.8 load_model sets the name first, and leaves it standing where no model came up.
             host.shared.model_name = "None"
             raise
@@ -130,6 +130,7 @@ def _read(folder: Path, model_name: str) -> ModelFolder | None:
 def _load(host: Host, read: ModelFolder, inner: Callable[[], Any]) -> Any:
     from branchfit.running.checks import check_loaded
     from branchfit.running.kernels import quantization_config
+    from branchfit.running.loading import uncompiled
     from branchfit.running.overlay import overlaid
 
     changes, runtime = dict(read.changes), None
@@ -140,6 +141,8 @@ def _load(host: Host, read: ModelFolder, inner: Callable[[], Any]) -> Any:
         output = inner()
     model = output[0] if type(output) is tuple else output
     notes = check_loaded(model, read, runtime=runtime)
+    if runtime == "gptqmodel:torch" and getattr(getattr(model, "device", None), "type", "") == "cpu":
+        uncompiled(model, read)
     _checked[:] = [*(one for one in _checked if one[0]() is not None), (weakref.ref(model), runtime)]
     if _mine.seen is not None:
         _mine.seen.notes = notes

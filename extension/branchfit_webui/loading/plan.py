@@ -145,7 +145,8 @@ def _chosen(
 ) -> tuple[Offer, str]:
     """The offer to load with, and why it is this one."""
     found, missing = offers(host, packages)
-    loader = next((name for name in LOADERS if asked is not None and name.lower() == asked.lower()), None)
+    # By its exact spelling: `exllama` is a runtime of the loader `ExLlama`.
+    loader = asked if asked in LOADERS else None
     exact = by_name(asked).name if asked is not None and loader is None else None
     wanted_loader = loader or (by_name(exact).loader if exact else None)
     # Stable: the order of preference holds within each, and GPTQ-for-LLaMa is the last of all.
@@ -201,8 +202,8 @@ def _reason(
     if asked is None:
         return f"nothing was asked for: it becomes {here}, the first of what this webui has, which {takes}."
     if offer.runtime.name == exact:
-        return f"{exact} was asked for: it becomes {here}, which {takes}."
+        return f"{offer.runtime.loader} is {here}, which {takes}."
     if loader == offer.runtime.loader and exact is None:
-        return f"{loader} was asked for: it becomes {here}, which {takes}."
+        return f"{loader} is {here}, which {takes}."
     refusal = refusals.get(exact or "", "").rstrip(".") or f"nothing of {loader} here takes it"
     return f"{asked} was asked for, but {refusal}: it becomes {here}, which {takes}."

@@ -35,8 +35,8 @@ def build() -> None:
                 _part("Getting models", lambda: models.build(board))
             with gr.Tab("Models on disk"):
                 _part("The models on disk", lambda: installed.build(board))
-        with gr.Tab("Prompt lock"):
-            _part("The prompt lock's page", prompt_lock.build)
+        with gr.Tab("Prompt lock") as page:
+            _part("The prompt lock's page", lambda: prompt_lock.build(board, page))
         if board is not None:
             _part("The progress display", board.wire)
     except Exception as error:  # noqa: BLE001 - whatever an unknown gradio brings: the page must come up, and say this

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from branchfit.download import Installed
@@ -12,7 +13,7 @@ from branchfit.units import gb
 
 from .models import read_wishes
 from .pieces import block, cell, good_html, problem, quiet, table
-from .wiring import Answer, Board, on
+from .wiring import BUTTON, Answer, Board, on
 
 _TITLES = (
     ("model", ""),
@@ -38,22 +39,22 @@ def build(board: Board) -> None:
         name = gr.Dropdown(choices=_names(board), value=_first(_names(board)), label="Model", elem_id="branchfit-model")
         anyway = gr.Checkbox(value=False, label="Load even where the numbers say that it does not fit")
     with gr.Row():
-        load = gr.Button("Load", variant="primary", interactive=not closed)
-        unload = gr.Button("Unload", interactive=not closed)
-        verify = gr.Button("Verify")
-        repair = gr.Button("Repair", interactive=not closed)
-        remove = gr.Button("Remove", interactive=not closed)
-        refresh = gr.Button("Refresh")
+        load = gr.Button("Load", elem_classes=BUTTON, variant="primary", interactive=not closed)
+        unload = gr.Button("Unload", elem_classes=BUTTON, interactive=not closed)
+        verify = gr.Button("Verify", elem_classes=BUTTON)
+        repair = gr.Button("Repair", elem_classes=BUTTON, interactive=not closed)
+        remove = gr.Button("Remove", elem_classes=BUTTON, interactive=not closed)
+        refresh = gr.Button("Refresh", elem_classes=BUTTON)
     doomed = gr.State("")
     with gr.Row():
         question = gr.HTML("", elem_id="branchfit-question")
-        sure = gr.Button("Yes, delete it", variant="stop", visible=False)
-        keep = gr.Button("Keep it", visible=False)
+        sure = gr.Button("Yes, delete it", elem_classes=BUTTON, variant="stop", visible=False)
+        keep = gr.Button("Keep it", elem_classes=BUTTON, visible=False)
     there = bool(_partly(board))
     with gr.Row():
         partly = gr.Dropdown(choices=_partly(board), label="Unfinished download", visible=there)
-        resume = gr.Button("Go on with it", interactive=not closed, visible=there)
-        discard = gr.Button("Delete what is there of it", interactive=not closed, visible=there)
+        resume = gr.Button("Go on with it", elem_classes=BUTTON, interactive=not closed, visible=there)
+        discard = gr.Button("Delete what is there of it", elem_classes=BUTTON, interactive=not closed, visible=there)
 
     def listed(chosen: str | None = None) -> Answer:
         names, begun = _names(board), _partly(board)
@@ -152,7 +153,8 @@ def models_html(models: Sequence[Installed], partly: Sequence[Unfinished], loade
         quiet(f"Unfinished: {one.repo}:{one.branch}, {gb(one.size_bytes)} here; go on with it below.") for one in partly
     ]
     if loaded is not None and loaded not in {model.name for model in models}:
-        parts.append(quiet(f"Loaded now: {loaded}, which BranchFit did not download."))
+        gone = "whose folder is no longer there" if not (Path(folder) / loaded).exists() else "not one of BranchFit's"
+        parts.append(quiet(f"Loaded now: {loaded}, {gone}."))
     return block(*parts)
 
 

@@ -9,7 +9,7 @@ from branchfit.units import gb, gib
 
 from ..advice import BALANCED, Advice, Wishes, context_tokens
 from .pieces import block, cell, details, good_html, problem, quiet, table, text
-from .wiring import Answer, Board, on
+from .wiring import BUTTON, Answer, Board, on
 
 if TYPE_CHECKING:
     from ..office import Office
@@ -44,13 +44,16 @@ def build(board: Board) -> None:
             placeholder="owner/name, owner/name:branch, or the page's address",
             elem_id="branchfit-repo",
         )
-        look = gr.Button("Look", variant="primary", elem_id="branchfit-look")
+        look = gr.Button("Look", elem_classes=BUTTON, variant="primary", elem_id="branchfit-look")
     with gr.Row():
-        context = gr.Dropdown(
-            choices=list(CONTEXTS), value=CONTEXTS[0], label="Context (tokens)", allow_custom_value=True
-        )
-        prefer = gr.Radio(choices=[BALANCED, *PREFERENCES], value=BALANCED, label="Prefer")
-        count_loaded = gr.Checkbox(value=True, label="Count what unloading the present model gives back as free")
+        with gr.Column(scale=1, min_width=200):
+            context = gr.Dropdown(
+                choices=list(CONTEXTS), value=CONTEXTS[0], label="Context (tokens)", allow_custom_value=True
+            )
+        with gr.Column(scale=2, min_width=440):
+            prefer = gr.Radio(choices=[BALANCED, *PREFERENCES], value=BALANCED, label="Prefer")
+        with gr.Column(scale=1, min_width=260):
+            count_loaded = gr.Checkbox(value=True, label="Count what unloading the present model gives back as free")
     said = gr.HTML("", elem_id="branchfit-said")
     reason = gr.HTML("", elem_id="branchfit-reason")
     asked = gr.State("")
@@ -58,10 +61,10 @@ def build(board: Board) -> None:
         branch = gr.Dropdown(choices=[], label="Branch", elem_id="branchfit-branch")
         anyway = gr.Checkbox(value=False, label="Load even where the numbers say that it does not fit")
     with gr.Row():
-        get = gr.Button("Download and load", variant="primary", interactive=not closed)
-        only = gr.Button("Download only", interactive=not closed)
-        cancel = gr.Button("Cancel", interactive=not closed)
-        before = gr.Button("Load the previous model again", interactive=not closed, visible=False)
+        get = gr.Button("Download and load", elem_classes=BUTTON, variant="primary", interactive=not closed)
+        only = gr.Button("Download only", elem_classes=BUTTON, interactive=not closed)
+        cancel = gr.Button("Cancel", elem_classes=BUTTON, interactive=not closed)
+        before = gr.Button("Load the previous model again", elem_classes=BUTTON, interactive=not closed, visible=False)
     shown = gr.HTML("", elem_id="branchfit-advice")
     board.wishes = [context, prefer, count_loaded]
 
@@ -100,7 +103,7 @@ def build(board: Board) -> None:
             return {said: block(problem("Paste a repo and press Look first."))}
         read = read_wishes(*wishes)
         words = office.get(office.desk.answer(office.desk.known(key), read), chosen, read, load, bool(all_the_same))
-        return {said: good_html(words) if words else "", board.view: board.html()}
+        return {said: _said(words), board.view: board.html()}
 
     wishes = [context, prefer, count_loaded]
     view = [reason, shown, branch]
@@ -123,9 +126,13 @@ def build(board: Board) -> None:
         [board.view],
         said,
     )
-    on(cancel.click, lambda: {said: good_html(office.cancel(None)), board.view: board.html()}, [], [board.view], said)
-    on(before.click, lambda: {said: good_html(office.give_back()), board.view: board.html()}, [], [board.view], said)
+    on(cancel.click, lambda: {said: _said(office.cancel(None)), board.view: board.html()}, [], [board.view], said)
+    on(before.click, lambda: {said: _said(office.give_back()), board.view: board.html()}, [], [board.view], said)
     board.follow([asked, branch, *wishes], [*view, before, warning], ended)
+
+
+def _said(words: str) -> str:
+    return good_html(words) if words else ""
 
 
 def _warning(office: Office) -> str:
@@ -143,7 +150,8 @@ def reason_html(advice: Advice) -> str:
     """What to take and why, or why nothing."""
     answer = advice.answer
     words = f'<div class="reason">{text(("→ " if answer.choice else "") + answer.reason)}</div>'
-    return block(words if answer.choice else f'<div class="problem">{words}</div>')
+    old = advice.found.notes[0] if advice.found.as_of is not None else ""
+    return block(problem(old), words if answer.choice else f'<div class="problem">{words}</div>')
 
 
 def advice_html(advice: Advice, loaded_line: str) -> str:

@@ -11,7 +11,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 CSS = """
 #branchfit-poll { display: none !important; }
+.branchfit-button { align-self: flex-end; max-height: 44px; }
 #branchfit-look { align-self: flex-end; max-width: 9em; height: 42px; }
+.branchfit .scroll { padding-bottom: 4px; }
 .branchfit table { border-collapse: collapse; width: 100%; font-size: 0.92em; border: none; }
 .branchfit table th, .branchfit table td { padding: 4px 9px !important; text-align: left; vertical-align: top;
   border: none !important; border-bottom: 1px solid rgba(128,128,128,0.3) !important; line-height: 1.35; }

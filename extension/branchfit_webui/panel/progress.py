@@ -12,12 +12,16 @@ from .pieces import block, good, problem, quiet, text
 WORKING = "branchfit-working"
 
 
-def board_html(jobs: Sequence[Seen]) -> str:
-    """Jobs that are alive first, in full; then how the others ended."""
+def board_html(jobs: Sequence[Seen], started: bool = False) -> str:
+    """Jobs that are alive first, in full; then how the last others ended, and every one that failed.
+
+    `started`: something was just started, so that the page asks once more whatever came of it by now.
+    """
     alive = [job for job in jobs if job.alive]
     ended = [job for job in jobs if not job.alive]
-    mark = f'<span class="{WORKING}"></span>' if alive else ""
-    return block(mark, *map(_alive, alive), *map(_ended, ended[: 1 if alive else 2]))
+    shown = [job for place, job in enumerate(ended) if place < (1 if alive else 2) or job.state == "failed"]
+    mark = f'<span class="{WORKING}"></span>' if alive or started else ""
+    return block(mark, *map(_alive, alive), *map(_ended, shown))
 
 
 def _alive(job: Seen) -> str:

@@ -15,6 +15,7 @@ from ..decoding import DECODING, current_values, for_components
 from ..endpoint import to_dict
 from ..lock import Lock
 from ..proofs import Proof, printable
+from .wiring import Board
 
 AUTOMATIC = "automatic"
 
@@ -27,7 +28,8 @@ message is one prompt: system messages, characters and earlier turns are left ou
 """
 
 
-def build() -> None:
+def build(board: Board | None, page_tab: Any) -> None:
+    """The page inside `page_tab`; with a board it follows when a model has come or gone."""
     import gradio as gr
 
     gr.Markdown(HELP)
@@ -69,6 +71,10 @@ def build() -> None:
     save.click(lambda name, keep: [keep_choice(lock, name, keep), *seen()], [template, turns], [said, *page])
     on.change(lambda wanted: [switch(lock, wanted), *seen()], [on], [said, *page])
     refresh.click(seen, [], page)
+    if board is not None:
+        board.follow([], page, lambda: dict(zip(page, seen(), strict=True)))
+    if hasattr(page_tab, "select"):  # what was sent since the page came up is there whenever somebody turns to it
+        page_tab.select(seen, [], page)
     clear.click(lambda: json.dumps(to_dict(lock), indent=2), [], [raw])
     components, names = for_components(lock.host)
     before = gr.State({})

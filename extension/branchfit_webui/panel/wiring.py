@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 
 POLL_ID = "branchfit-poll"
 
+BUTTON = "branchfit-button"
+"""The class of our buttons, which a row beside a taller part would stretch otherwise."""
+
+IDLE_S = 10
+"""A page on which nothing goes on asks so seldom, to hear of what another one has started."""
+
 JAVASCRIPT = (
-    "if (!window.branchfitPoll) { window.branchfitPoll = setInterval(() => { "
+    "if (!window.branchfitPoll) { let asked = false, second = 0; "
+    "window.branchfitPoll = setInterval(() => { second += 1; "
     f"const button = document.querySelector('button#{POLL_ID}, #{POLL_ID} button'); "
-    f"if (button && (!window.branchfitAsked || document.querySelector('.{WORKING}'))) "
-    "{ window.branchfitAsked = true; button.click(); } }, 1000); }"
+    f"const idle = second % {IDLE_S} === 0 && !document.hidden; "
+    f"if (button && (!asked || idle || document.querySelector('.{WORKING}'))) {{ asked = true; button.click(); }} "
+    "}, 1000); }"
 )
 """Runs in the page through the hook `custom_js`, in every version, once; the host may run it again. A page that has
 just come up asks once in any case: the choices of its dropdowns are those of the webui's start."""
@@ -86,7 +94,8 @@ class Board:
         self._said = gr.HTML("", elem_id="branchfit-board-said")
 
     def html(self) -> str:
-        return board_html(self.office.jobs.seen())
+        """The board after something was started from this page."""
+        return board_html(self.office.jobs.seen(), started=True)
 
     def follow(self, inputs: Sequence[Any], outputs: Sequence[Any], function: Callable[..., Answer]) -> None:
         """Call `function` for a page when a job has ended, whoever started it."""
@@ -110,8 +119,9 @@ class Board:
         on(self._poll.click, self._polled, inputs, outputs, self._said)
 
     def _polled(self, known: int, *values: Any) -> Answer:
-        ended = self.office.jobs.ended
-        answer: Answer = {self.view: self.html(), self._ended: ended}
+        # The board first: what ends in between is then still seen as going on, and asked about again.
+        board, ended = board_html(self.office.jobs.seen()), self.office.jobs.ended
+        answer: Answer = {self.view: board, self._ended: ended}
         if known != ended:
             for inputs, _, function in self._followers:
                 own, values = values[: len(inputs)], values[len(inputs) :]

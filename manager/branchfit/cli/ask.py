@@ -44,7 +44,7 @@ def ask(
     """Load a model, send INSTRUCTION in its template, and print the reply as it comes.
 
     NAME is an installed model or a repo, owner/name[:branch]. Without INSTRUCTION, all of standard input is
-    the instruction, byte for byte. Needs the `gptq` extra: pip install 'branchfit[gptq]'.
+    the instruction, byte for byte. Needs the `gptq` extra: pip install '.[gptq]' in BranchFit's folder.
     """
     named = known_template(template) if template is not None else None
     text = instruction if instruction is not None else standard_input()

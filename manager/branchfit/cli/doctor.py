@@ -53,8 +53,9 @@ def doctor(webui: Path | None, python: Path | None, json_: bool) -> None:
     click.echo(f"System memory: {gib(machine.system_free_bytes)} free of {gib(machine.system_total_bytes)}")
     for note in machine.notes:
         click.echo(f"  {note}")
+    if in_webui is not None:
+        show_webui(in_webui)
+        return
     click.echo(f"Runtimes in this Python ({sys.executable}):")
     for verdict in verdicts:
         click.echo(f"  {'yes' if verdict.can else 'no ':3} {verdict.loader:9} {verdict.runtime:22} {verdict.why}")
-    if in_webui is not None:
-        show_webui(in_webui)

@@ -53,4 +53,6 @@ def show_webui(found: Checkup) -> None:
         click.echo(f"  MISSING    {what}")
         click.echo(f"             mend it with: {remedy}")
     if not found.missing:
-        click.echo("  all is in place")
+        click.echo("  all of BranchFit is in place")
+    if found.runtimes and not any(verdict["can"] for verdict in found.runtimes):
+        click.echo("  but nothing in this webui can load GPTQ: the lines above say what each loader lacks")

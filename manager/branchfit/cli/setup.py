@@ -130,8 +130,8 @@ def _with_gptq(plan: Plan, gptq: bool | None, asks: bool) -> Plan:
 
     if plan.gptq.pairing is None or gptq is not None or not asks:
         return plan
-    click.echo(f"GPTQ:   {plan.gptq.why}")
-    return with_gptq(plan) if click.confirm("Install them too?") else plan
+    click.echo(f"GPTQ:   {plan.gptq.why}. Without them no GPTQ model can be loaded here.")
+    return with_gptq(plan) if click.confirm("Install them too?", default=True) else plan
 
 
 def _show_or_do(plan: Plan, dry_run: bool, asks: bool, json_: bool) -> None:
@@ -161,6 +161,8 @@ def _show_or_do(plan: Plan, dry_run: bool, asks: bool, json_: bool) -> None:
         click.echo("Nothing was changed." if plan.changes else "Nothing would change: all is set up.")
         return
     click.echo("Set up." if plan.changes else "All was set up already; nothing was changed.")
+    if _how_to_get_it(plan):
+        click.echo("No GPTQ model can be loaded in this webui yet: run the same again with --gptq.")
     start, folder = plan.layout.start, plan.layout.start_folder
     click.echo(f"Now: start the webui ({start}, in {folder}), and click the tab BranchFit.")
 

@@ -119,7 +119,7 @@ def why_nothing(
     ]
     longest = max(loadable, key=lambda a: (a.max_context_tokens, quality(a.variant)))
     if longest.max_context_tokens:
-        words.append(f"{longest.variant.branch} fits with --context {longest.max_context_tokens}.")
+        words.append(f"{longest.variant.branch} fits with a context of {longest.max_context_tokens} tokens.")
     further = None if gpus[0].kind not in ("cuda", "rocm") else _further_gpu_gib(nearest, context)
     if further is not None:
         words.append(f"One more GPU with {further} GiB free would take it.")

@@ -48,10 +48,12 @@ def check_loaded(
     modules = dict(model.named_modules())
     state: dict[str, Any] = model.state_dict(keep_vars=True)
     stored = _by_model_name(model, folder.tensors, state)
-    packed = _quantised(folder, stored, modules)
+    packed = _quantised(folder, stored, modules, runtime)
     if runtime is not None and packed:
         check_kernel(runtime, packed.values())
-    _check_all_came(model, folder, stored, state, packed, loading_info)
+    if folder.quantization is not None or loading_info is not None:
+        # transformers 5 renames and fuses tensors of unquantised models as it loads them: only it knows what came.
+        _check_all_came(model, folder, stored, state, packed, loading_info, runtime)
     _check_no_meta(model, folder)
     _check_numbers(folder, stored, state, packed)
     return _zero_biases(folder, stored, packed)
@@ -73,7 +75,9 @@ def _by_model_name(model: Any, tensors: Mapping[str, Stored], state: Mapping[str
     return found
 
 
-def _quantised(folder: ModelFolder, stored: Mapping[str, Stored], modules: Mapping[str, Any]) -> dict[str, Any]:
+def _quantised(
+    folder: ModelFolder, stored: Mapping[str, Stored], modules: Mapping[str, Any], runtime: str | None
+) -> dict[str, Any]:
     """The quantised modules of the model by name; all that the files have a qweight for."""
     if folder.quantization is None:
         return {}
@@ -83,7 +87,7 @@ def _quantised(folder: ModelFolder, stored: Mapping[str, Stored], modules: Mappi
         kind = type(modules[wrong[0]]).__name__ if wrong[0] in modules else "no module"
         raise LoadedWrong(
             f"{folder.folder.name} is loaded wrong: {_some(wrong, len(names), 'quantised linears')} came up as {kind}, "
-            f"whose weights are random numbers. Its quantization_config did not reach transformers. {_RELOAD}",
+            f"whose weights are random numbers. {_remedy(runtime)}",
             wrong,
         )
     return {name: modules[name] for name in names}
@@ -100,6 +104,7 @@ def _check_all_came(
     state: Mapping[str, Any],
     packed: Mapping[str, Any],
     loading_info: Mapping[str, Any] | None,
+    runtime: str | None,
 ) -> None:
     """Raises LoadedWrong naming what is in the model and in no file."""
     present = {id(tensor) for name, tensor in state.items() if name in stored}
@@ -121,7 +126,7 @@ def _check_all_came(
         missing = list(dict.fromkeys(missing))
         raise LoadedWrong(
             f"{folder.folder.name} is loaded wrong: {_some(missing, len(state), 'tensors of the model')} came from no "
-            f"file and hold random numbers. {_RELOAD}",
+            f"file and hold random numbers. {_remedy(runtime)}",
             missing,
         )
     mismatched = [str(key) for key in (loading_info or {}).get("mismatched_keys") or ()]
@@ -218,6 +223,13 @@ def _all_zero(tensor: Any) -> bool:
 
 
 _RELOAD = "Unload it, and load it through BranchFit, which lays what is missing over its config.json."
+
+
+def _remedy(runtime: str | None) -> str:
+    """What helps: where the kernel was named already, loading it so again would come to the same."""
+    if runtime is None:
+        return _RELOAD
+    return f"{runtime} in this version does not read such files: take another runtime, or another repo of the model."
 
 
 def _some(names: Iterable[str], of: int | None, what: str) -> str:

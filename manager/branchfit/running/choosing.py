@@ -14,7 +14,7 @@ from ..shape import KNOWN_LAYOUTS
 from ..variants import Variant, VariantList
 from .kernels import THROUGH_TRANSFORMERS
 
-_PIP = "pip install 'branchfit[gptq]'"
+_PIP = "pip install '.[gptq]' in BranchFit's folder"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ _MANY = re.compile(
     re.IGNORECASE,
 )
 
-_PIP = "pip install 'branchfit[gptq]'"
+_PIP = "pip install '.[gptq]' in BranchFit's folder"
 
 _PACKAGES = ("optimum", "gptqmodel", "auto_gptq", "auto-gptq", "accelerate", "transformers", "torch")
 

@@ -197,7 +197,8 @@ def _complete(
         notes.append(why)
 
     if not config.get("model_type"):
-        told = [str(one).lower() for one in config.get("architectures") or ()]
+        named = config.get("architectures")
+        told = [str(one).lower() for one in named] if isinstance(named, list) else []
         known = next((_ARCHITECTURES[one] for one in told if one in _ARCHITECTURES), None)
         if known is None:
             raise LoadError(

@@ -61,7 +61,7 @@ def quantization_config(model: ModelFolder, runtime: str, transformers_version: 
     if not _GPTQ_SINCE <= version < (5,):
         raise LoadError(
             f"auto_gptq is loaded by transformers 4.32 up to, not including, 5; this is {text}: use gptqmodel, or an "
-            f"environment of its own (pip install 'branchfit[autogptq]')."
+            f"environment of its own (pip install '.[autogptq]' in BranchFit's folder)."
         )
     # auto_gptq's own kernels, which take every number of bits; ExLlama's inside it take 4 only.
     return {**base, "use_exllama": False} if version >= _USE_EXLLAMA_SINCE else {**base, "disable_exllama": True}
@@ -95,7 +95,7 @@ def _installed() -> str:
     try:
         return metadata.version("transformers")
     except metadata.PackageNotFoundError:
-        raise LoadError("transformers is not installed: pip install 'branchfit[gptq]'.") from None
+        raise LoadError("transformers is not installed: pip install '.[gptq]' in BranchFit's folder.") from None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

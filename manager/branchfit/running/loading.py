@@ -61,13 +61,13 @@ def load(
     children OutOfMemory, LoadedWrong and WrongKernel, HubError, NotInstalled, UsageError.
     """
     tell = on_step or (lambda step: None)
+    source = local_source(name, branch, models_dir)  # a name that is no model's is said before anything is imported
     available = usable_runtimes(runtime)
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise explain(error, what=str(name)) from error
     machine = usable_machine(detect(), torch, device)
-    source = local_source(name, branch, models_dir)
     wider: Plan | None = None
     if source is None:
         ref = parse_repo(str(name))
@@ -141,7 +141,7 @@ def _load(
         ) from error
     loaded.eval()
     if on_cpu:
-        _uncompiled(loaded, model)
+        uncompiled(loaded, model)
     return Loaded(
         model=loaded,
         tokenizer=tokenizer,
@@ -195,7 +195,7 @@ def _enough_workers() -> Iterator[None]:
         os.environ.pop(variable, None)
 
 
-def _uncompiled(loaded: Any, model: ModelFolder) -> None:
+def uncompiled(loaded: Any, model: ModelFolder) -> None:
     """On the CPU gptqmodel's torch kernel without torch.compile, which would need a C++ compiler and some seconds for
     each shape (nn_modules/qlinear/torch.py: `optimize` puts the compiled function on each module)."""
     names = {name.removesuffix(QUANTISED) for name in model.tensors if name.endswith(QUANTISED)}
