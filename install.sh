@@ -16,9 +16,9 @@
 # python3.13, python3.10 that is Python 3.10 or newer).
 set -euo pipefail
 
-self=${BASH_SOURCE[0]}
+self=${BASH_SOURCE[0]:-$0}
 while [ -L "$self" ]; do # called by a link: the checkout is where the file itself is
-  target=$(readlink "$self")
+  target=$(readlink -- "$self")
   case $target in /*) self=$target ;; *) self=$(dirname "$self")/$target ;; esac
 done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
@@ -29,7 +29,7 @@ oldest="$root/.venv-oldest" # the other end of every range
 say() { printf '%s\n' "branchfit: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$self"; }
 
 runs() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
 

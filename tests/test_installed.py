@@ -104,6 +104,8 @@ def test_an_unfinished_download_is_not_listed(world: World) -> None:
         {"template": []},
         {"pulled_at": "yesterday"},
         {"pulled_at": "2023-11-14T22:13:20"},
+        {"pulled_at": "9999-12-31T23:59:59-23:59"},
+        {"pulled_at": "0001-01-01T00:00:00+23:59"},
     ],
 )
 def test_a_lock_that_holds_what_cannot_be_is_not_believed(world: World, changes: dict[str, Any]) -> None:

@@ -33,7 +33,9 @@ from branchfit_webui.installer import (
     changes,
     check_webui,
     plan_setup,
+    setting_up,
     unset,
+    wheels,
 )
 from branchfit_webui.installer.changes import CopyPackages, EnableIn, InstallPackages, WriteFile
 from branchfit_webui.installer.layout import read_layout
@@ -600,3 +602,63 @@ def test_model_settings_that_cannot_be_read_stay_and_are_named(webui: Any) -> No
     host.setup()
     write(host.root / "user_data/models/config-user.yaml", "[no mapping")
     assert any("config-user.yaml" in line and "stays as it is" in line for line in host.unset())
+
+
+def test_a_relative_user_data_folder_is_undone_from_anywhere(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = webui()
+    before = host.files()
+    monkeypatch.chdir(host.root)
+    wishes = Wishes(host.python, Path("user_data"), own_folder=True)
+    carry_out(plan_setup(Found(host.root, "--webui"), wishes), lambda line: None)
+    monkeypatch.chdir("/")
+    host.unset()
+    assert host.files() == before
+
+
+def test_one_file_that_cannot_be_edited_keeps_nothing_else_from_being_undone(webui: Any) -> None:
+    host = webui()
+    host.setup()
+    settings = host.root / "user_data/settings.yaml"
+    settings.write_text(settings.read_text() + "x: [\n")
+    with pytest.raises(SetupError, match=r"all else is undone.*take branchfit out of default_extensions"):
+        host.unset()
+    assert not (host.root / "user_data/extensions/branchfit/script.py").exists()
+    settings.write_text(settings.read_text().replace("x: [\n", ""))
+    host.unset()
+    assert not (host.root / "user_data/extensions/branchfit").exists()
+
+
+@pytest.mark.parametrize("what", ["settings.yaml", "CMD_FLAGS.txt"])
+def test_a_folder_in_a_files_place_is_said_and_nothing_is_changed(webui: Any, what: str) -> None:
+    host = webui()
+    place = host.root / "user_data" / what
+    place.unlink(missing_ok=True)
+    place.mkdir()
+    before = host.files()
+    with pytest.raises(SetupError, match="is no plain file"):
+        host.setup()
+    assert host.files() == before
+
+
+def test_an_empty_yaml_document_takes_the_name(webui: Any) -> None:
+    host = webui()
+    write(host.root / "user_data/settings.yaml", "---\n")
+    before = host.files()
+    host.setup()
+    assert "branchfit" in yaml.safe_load((host.root / "user_data/settings.yaml").read_text())["default_extensions"]
+    host.unset()
+    assert host.files() == before
+
+
+def test_an_own_folder_is_no_cure_for_packages_that_are_too_old(monkeypatch: pytest.MonkeyPatch, webui: Any) -> None:
+    host = webui()
+    before = host.files()
+    monkeypatch.setattr(setting_up.wheels, "too_old", lambda packages: [("click", "7.0", ">=8.0")])
+    with pytest.raises(SetupError, match=r"click 7.0 is there, BranchFit needs >=8.0.*update the webui"):
+        host.setup()
+    assert host.files() == before
+
+
+def test_too_old_is_told_by_the_declared_ranges() -> None:
+    assert wheels.too_old({"click": "7.0", "rich": "13.0", "torch": "1.0"}) == [("click", "7.0", ">=8.0")]
+    assert wheels.too_old({"click": "8.1", "huggingface-hub": "1.5.0"}) == []

@@ -283,3 +283,13 @@ def test_the_whole_runs_from_an_installed_wheel_too(python: Path, index: Path, t
     assert str(len(wheels.host_script())) in done.stdout
     for name, digest in wheels.own_record().items():
         assert f'"{name}": "{digest}"' in done.stdout
+
+
+def test_what_a_killed_pip_has_left_under_another_name_is_not_there(python: Path) -> None:
+    site = next((python.parents[1] / "lib").glob("python*/site-packages"))
+    left = site / "~eft_behind-1.0.dist-info"
+    left.mkdir()
+    (left / "METADATA").write_text("Metadata-Version: 2.1\nName: left-behind\nVersion: 1.0\n")
+    assert "left-behind" not in ask(python, "manual").packages
+    left.rename(site / "left_behind-1.0.dist-info")
+    assert ask(python, "manual").packages["left-behind"] == "1.0"

@@ -8,6 +8,7 @@ Of several --extensions argparse takes the last, and with `=` one name alone.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,26 @@ def _words(text: str) -> Iterator[_Word]:
             for match in _WORD.finditer(body, lead):
                 yield _Word(at + match.start(), at + match.end(), _unquoted(match[0]))
         at += len(line)
+
+
+def _as_read(text: str) -> list[str] | None:
+    """The words as the webui has them, which joins the lines and cuts them by shlex; an `=` behind --extensions as a
+    blank. None where it stops at them."""
+    lines = [line.strip().rstrip("\\").strip() for line in text.removeprefix("\ufeff").splitlines()]
+    try:
+        words = shlex.split(" ".join(line for line in lines if line and not line.startswith("#")))
+    except ValueError:
+        return None
+    return [part for word in words for part in (word.split("=", 1) if _is_flag(word) else [word])]
+
+
+def _adds_alone(text: str, made: str, name: str) -> bool:
+    """Whether `made` reads as `text` does but for `name`, and --extensions where there was none."""
+    before, after = _as_read(text), _as_read(made)
+    if before is None or after is None or name not in after:
+        return False
+    after.remove(name)
+    return after in (before, [*before, FLAG])
 
 
 def _unquoted(word: str) -> str:
@@ -93,7 +114,7 @@ def add_name(text: str, name: str, path: Path | str) -> str:
         flag, _ = found
         stem, equals, inline = flag.value.partition("=")
         made = f"{text[: flag.start]}{stem} {name}{' ' + inline if equals else ''}{text[flag.end :]}"
-    if names_in(made) != wanted:
+    if names_in(made) != wanted or not _adds_alone(text, made, name):
         raise CannotEdit(path, "its quotes or its --extensions do not read plainly", f"{FLAG} {' '.join(wanted)}")
     return made
 

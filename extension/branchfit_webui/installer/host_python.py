@@ -29,7 +29,17 @@ _PIP_FOR_OTHERS = (22, 3)
 """pip's NEWS: `--python` of 22.3."""
 
 _MISLEADING = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__", "PIP_USER", "PIP_TARGET")
-_MISLEADING_PIP = ("PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_NO_DEPS", "PIP_UPGRADE", "PIP_FORCE_REINSTALL")
+_MISLEADING_PIP = (
+    "PIP_PREFIX",
+    "PIP_ROOT",
+    "PIP_PYTHON",
+    "PIP_NO_DEPS",
+    "PIP_UPGRADE",
+    "PIP_FORCE_REINSTALL",
+    "PIP_DRY_RUN",
+    "PIP_REQUIRE_HASHES",
+    "PIP_PYTHON_VERSION",
+)
 """What would make the host's Python or pip look or install elsewhere. An index, a proxy stay as they are set."""
 
 _QUESTION = """
@@ -40,7 +50,8 @@ if sys.version_info >= (3, 10):
     found, requires, own = {}, {}, {}
     for dist in metadata.distributions():
         name = dist.metadata["Name"]
-        if not name or name in found:
+        # `~` is how pip renames what it is about to remove; pip itself passes over what a kill left of it.
+        if not name or name in found or getattr(getattr(dist, "_path", None), "name", "").startswith("~"):
             continue
         found[name] = dist.version
         requires[name] = dist.requires or []

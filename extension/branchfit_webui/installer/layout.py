@@ -92,6 +92,8 @@ def read_layout(root: Path, user_data: Path | None = None, windows: bool = WINDO
     """
     shared, server, utils = (_text(root / name) for name in ("modules/shared.py", "server.py", "modules/utils.py"))
     kind = _kind(root)
+    if user_data is not None and not user_data.is_absolute():  # undone from another folder, it is still this one
+        user_data = type(root)(os.path.abspath(user_data))  # noqa: PTH100 - resolve() would follow a link of the user's
     data = user_data or _user_data(root, kind)
     knows_data = bool(_SETTINGS_IN_USER_DATA.search(server)) or "user_data" in shared
     in_data = data if _EXTENSIONS_IN_USER_DATA.search(utils) else root

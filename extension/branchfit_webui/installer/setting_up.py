@@ -12,7 +12,7 @@ from pathlib import Path
 from . import flags_file, settings_file, wheels
 from .changes import Change, CopyPackages, EnableIn, InstallPackages, WriteFile, undo
 from .errors import CannotEdit, HostPythonError, SetupError
-from .files import read
+from .files import read, unfinished
 from .finding import Found
 from .gptq import Offer, offer, plan_gptq
 from .host_python import HostPython, ask, run
@@ -147,6 +147,13 @@ def _installs(host: HostPython, notes: list[str]) -> list[Change]:
 
 
 def _copies(layout: Layout, host: HostPython, notes: list[str]) -> list[Change]:
+    old = wheels.too_old(host.packages)
+    if old:
+        listed = "; ".join(f"{name} {there} is there, BranchFit needs {wanted}" for name, there, wanted in old)
+        raise SetupError(
+            f"{listed}. What stands in the webui's Python wins over a folder of BranchFit's, so --own-folder does not "
+            f"help here: update the webui."
+        )
     names = ["branchfit"]
     files = dict(wheels.own_files())
     for name in wheels.needs(stop_at=host.packages):
@@ -266,10 +273,20 @@ def unset(root: Path, user_data: Path | None, tell: Tell, dry_run: bool = False)
         return forget_models(layout, tell, dry_run)
     try:
         kept = forget_models(layout, tell, dry_run)
+        stopped = []
         for entry in list(reversed(record.entries)):
-            for line in undo(entry):
-                tell(line)
+            try:
+                for line in undo(entry):
+                    tell(line)
+            except CannotEdit as error:
+                stopped.append(str(error))
+                continue
             record.drop(entry)
+        if stopped:
+            raise SetupError(f"all else is undone. {' '.join(stopped)} Then run the same again.")
+        for path in (layout.settings, layout.flags, layout.folder / "script.py", record.path):
+            if path is not None:
+                unfinished(path).unlink(missing_ok=True)
         shutil.rmtree(layout.folder / "__pycache__", ignore_errors=True)
         left = record.remove()
     except OSError as error:

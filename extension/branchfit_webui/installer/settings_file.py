@@ -56,7 +56,7 @@ def add_name(text: str, defaults: Mapping[str, Sequence[str]], name: str, path: 
 def take_name(text: str, keys: Sequence[str], name: str, path: Path | str) -> str:
     """`text` without `name` in the lists of `keys`. A list that gets empty becomes `[]`. Raises CannotEdit."""
     for key in keys:
-        before = _read(text, path, name)
+        before = _read(text, path, name, f"nothing; take {name} out of {key}")
         listed = before.get(key)
         if not isinstance(listed, list) or name not in listed:
             continue
@@ -68,14 +68,14 @@ def take_name(text: str, keys: Sequence[str], name: str, path: Path | str) -> st
     return text
 
 
-def _read(text: str, path: Path | str, name: str) -> dict[str, Any]:
+def _read(text: str, path: Path | str, name: str, by_hand: str = "") -> dict[str, Any]:
     import yaml
 
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CannotEdit(path, f"it is no YAML that the webui could read ({reason})", f"- {name}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CannotEdit(path, f"it is no YAML that the webui could read ({reason})", by_hand or f"- {name}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -102,7 +102,8 @@ def _nodes(text: str, key: str) -> tuple[Any, Any, Any]:
     import yaml
 
     top = yaml.compose(text, Loader=yaml.SafeLoader)
-    pairs = [pair for pair in top.value if pair[0].value == key] if isinstance(top, yaml.MappingNode) else []
+    top = top if isinstance(top, yaml.MappingNode) else None
+    pairs = [pair for pair in top.value if pair[0].value == key] if top is not None else []
     return (top, *pairs[-1]) if pairs else (top, None, None)
 
 

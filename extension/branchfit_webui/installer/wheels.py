@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
@@ -124,6 +124,23 @@ def needs(names: Iterable[str] = ("branchfit",), stop_at: Iterable[str] = ()) ->
             continue
         found.append(name)
         waiting += _required([name])
+    return found
+
+
+def too_old(packages: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(name, version there, what is needed) of BranchFit's own needs that `packages` have out of their range."""
+    from packaging.requirements import InvalidRequirement, Requirement  # huggingface_hub needs it, too
+
+    found = []
+    for line in metadata.requires("branchfit") or []:
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue
+        there = packages.get(canonical(wanted.name))
+        applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if there is not None and applies and not wanted.specifier.contains(there, prereleases=True):
+            found.append((wanted.name, there, str(wanted.specifier)))
     return found
 
 

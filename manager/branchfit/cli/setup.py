@@ -54,7 +54,7 @@ def setup(
     """
     from branchfit_webui.installer import Wishes, find, plan_setup
 
-    asks = sys.stdin.isatty() and not yes and not json_
+    asks = _at_a_terminal() and not yes and not json_
     found = _which(find(webui), asks, None if uninstall else _source(fetch_from), fetch_from is not None, dry_run)
     if uninstall:
         _undo(found, user_data, dry_run, json_)
@@ -78,7 +78,11 @@ def unsetup(webui: Path | None, user_data: Path | None, dry_run: bool, json_: bo
     """Undo exactly what setup did in a webui. Models stay."""
     from branchfit_webui.installer import find
 
-    _undo(_which(find(webui), sys.stdin.isatty() and not json_, None, False, dry_run), user_data, dry_run, json_)
+    _undo(_which(find(webui), _at_a_terminal() and not json_, None, False, dry_run), user_data, dry_run, json_)
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()  # None: started with its standard input closed
 
 
 def _source(fetch_from: str | None) -> str:

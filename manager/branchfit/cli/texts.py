@@ -68,7 +68,7 @@ def find_template(model: str | None, name: str | None, card: Path | None, to: Pa
 
 def standard_input() -> str:
     """All of it, byte for byte. Raises UsageError where a person sits there, PromptError for what is no UTF-8."""
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("give the text as the second argument, or on standard input.")
     return decoded(sys.stdin.buffer.read(), "standard input")
 

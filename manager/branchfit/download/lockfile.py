@@ -192,6 +192,10 @@ def _stamp(moment: datetime) -> str:
 def _moment(name: str, value: Any) -> datetime:
     found = datetime.fromisoformat(_text(value))
     _expect(found.tzinfo is not None, f"{name} has no time zone")
+    try:
+        found.astimezone(timezone.utc)
+    except OverflowError:
+        raise ValueError(f"{name} is no moment of UTC") from None
     return found
 
 
