@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -147,6 +148,24 @@ def test_a_load_that_failed_is_told_and_the_download_stays(office: Office, loadi
     ended = done(office, f"{REPO}:{BEST}")
     assert ended.state == "failed" and "short by 18.8 GiB" in ended.result
     assert len(office.models()) == 1 and loading.kept == []
+
+
+def test_the_model_that_went_for_a_load_that_failed_is_offered_back(office: Office, loading: Loading) -> None:
+    loading.before = SimpleNamespace(name="the one before")
+    loading.fails = LoadError("it needs 41.9 GiB; 23.1 GiB are free: short by 18.8 GiB.")
+    office.get(looked(office), BEST, Wishes(), load=True, anyway=False)
+    ended = done(office, f"{REPO}:{BEST}")
+    assert ended.state == "failed" and "`Load the one before again` brings it back" in ended.result
+    office.give_back()
+    assert done(office, "load the one before").state == "done" and loading.name == "the one before"
+
+
+def test_a_load_after_its_download_asks_the_hub_for_no_listing_again(office: Office, hub: LoopbackHub) -> None:
+    advice = looked(office)
+    asked = len([request for request in hub.requests if "/refs" in request.path])
+    office.get(advice, BEST, Wishes(), load=True, anyway=False)
+    assert done(office, f"{REPO}:{BEST}").state == "done"
+    assert len([request for request in hub.requests if "/refs" in request.path]) == asked
 
 
 def test_a_download_that_is_stopped_goes_on_where_it_was(office: Office, hub: LoopbackHub) -> None:

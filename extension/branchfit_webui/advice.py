@@ -91,6 +91,9 @@ class Desk:
         ref = parse_repo(text.strip())
         with self._lock:
             found = self._found.get(ref.repo + (f":{ref.branch}" if ref.branch else ""))
+            whole = self._found.get(ref.repo)
+        if found is None and whole is not None and whole.listed.get(ref.branch or "") is not None:
+            found = replace(whole, branch=ref.branch)  # all branches were gathered when the repo was
         return found if found is not None else self.ask(text)
 
     def answer(self, found: Gathered, wishes: Wishes) -> Advice:

@@ -124,14 +124,22 @@ class Office:
                 machine=counting(machine, gives_back),
             )
             job.say(f"loading: {plan.reason}")
-            report = loading.load(
-                self.host,
-                plan,
-                need=assessment.need if assessment is not None else None,
-                recommendation=advice.answer if advice is not None else None,
-                on_step=job.show,  # a load cannot be stopped half way,
-                check=job.check,  # only before the present model goes
-            )
+            try:
+                report = loading.load(
+                    self.host,
+                    plan,
+                    need=assessment.need if assessment is not None else None,
+                    recommendation=advice.answer if advice is not None else None,
+                    on_step=job.show,  # a load cannot be stopped half way ...
+                    check=job.check,  # ... only before the present model goes
+                )
+            except LoadError as error:
+                before = self.previous_name()
+                if before is None:
+                    raise
+                raise LoadError(
+                    f"{error} {before} was unloaded for it: `Load {before} again` brings it back."
+                ) from error
             kept = self._keep_settings(plan)
         locked = self._lock()
         words = [report.line, plan.reason, *report.notes, kept]
