@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -174,9 +173,7 @@ def run(command: Sequence[str], kind: Kind, extra: Mapping[str, str] | None = No
 def _own_pip() -> str | None:
     from importlib import metadata
 
-    if importlib.util.find_spec("pip") is None:
-        return None
-    try:
+    try:  # not find_spec: setuptools hooks into that one for pip, and warns
         return metadata.version("pip")
     except metadata.PackageNotFoundError:
         return None
