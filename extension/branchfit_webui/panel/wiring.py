@@ -20,6 +20,9 @@ from .progress import WORKING, board_html
 if TYPE_CHECKING:
     from ..office import Office
 
+FRESH = -1
+"""What a page that has just come up knows of ended jobs: nothing."""
+
 POLL_ID = "branchfit-poll"
 
 BUTTON = "branchfit-button"
@@ -88,18 +91,20 @@ class Board:
         self.office = office
         self.view = gr.HTML(lambda: board_html(office.jobs.seen()), elem_id="branchfit-board")
         self._poll = gr.Button("Refresh progress", elem_id=POLL_ID)
-        self._ended = gr.State(-1)
+        self._ended = gr.State(FRESH)
         self.wishes: list[Any] = []
-        self._followers: list[tuple[list[Any], list[Any], Callable[..., Answer]]] = []
+        self._followers: list[tuple[list[Any], list[Any], Callable[..., Answer], bool]] = []
         self._said = gr.HTML("", elem_id="branchfit-board-said")
 
     def html(self) -> str:
         """The board after something was started from this page."""
         return board_html(self.office.jobs.seen(), started=True)
 
-    def follow(self, inputs: Sequence[Any], outputs: Sequence[Any], function: Callable[..., Answer]) -> None:
-        """Call `function` for a page when a job has ended, whoever started it."""
-        self._followers.append((list(inputs), list(outputs), function))
+    def follow(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], function: Callable[..., Answer], fresh: bool = True
+    ) -> None:
+        """Call `function` for a page when a job has ended, whoever started it; with `fresh`, also when it came up."""
+        self._followers.append((list(inputs), list(outputs), function, fresh))
 
     def wire(self) -> None:
         host = self.office.host
@@ -109,13 +114,14 @@ class Board:
                 [autoload] if autoload is not None else [],
                 [menu],
                 lambda *ticked: {menu: host.menu_update(any(ticked))},
+                fresh=False,  # the host has filled its own parts of a page that has just come up
             )
         cut = host.component("truncation_length")
         if cut is not None:
             # What the page sends along with every prompt: the host's own page renews it after a load, too.
-            self.follow([], [cut], lambda: {cut: host.settings.get("truncation_length")})
-        inputs = [self._ended, *(each for wanted, _, _ in self._followers for each in wanted)]
-        outputs = [self.view, self._ended, *(each for _, given, _ in self._followers for each in given)]
+            self.follow([], [cut], lambda: {cut: host.settings.get("truncation_length")}, fresh=False)
+        inputs = [self._ended, *(each for wanted, *_ in self._followers for each in wanted)]
+        outputs = [self.view, self._ended, *(each for _, given, *_ in self._followers for each in given)]
         on(self._poll.click, self._polled, inputs, outputs, self._said)
 
     def _polled(self, known: int, *values: Any) -> Answer:
@@ -123,7 +129,8 @@ class Board:
         board, ended = board_html(self.office.jobs.seen()), self.office.jobs.ended
         answer: Answer = {self.view: board, self._ended: ended}
         if known != ended:
-            for inputs, _, function in self._followers:
+            for inputs, _, function, fresh in self._followers:
                 own, values = values[: len(inputs)], values[len(inputs) :]
-                answer |= function(*own)
+                if fresh or known != FRESH:
+                    answer |= function(*own)
         return answer
