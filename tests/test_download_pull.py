@@ -131,9 +131,9 @@ def test_pickles_and_code_are_not_fetched_and_that_is_said(world: World) -> None
     installed = world.pull()
     assert contents(world.target) == FILES
     assert {event.path for event in world.of(LeftOut)} == {"pytorch_model.bin", "modeling.py", *own}
+    assert read_lock(world.target) == installed
     assert verify(installed).ok
     assert {file.path: file.reason for file in installed.left_out} == {e.path: e.reason for e in world.of(LeftOut)}
-    assert read_lock(world.target) == installed
     assert not [one for one in world.fetches() if "modeling" in one.path or "pytorch_model" in one.path]
 
 

@@ -235,8 +235,8 @@ def test_only_pure_packages_are_lent() -> None:
 
 def test_the_needs_stop_at_what_is_there() -> None:
     everything = wheels.needs()
-    assert {"click", "rich", "markdown-it-py"} <= set(everything)
-    assert "markdown-it-py" not in wheels.needs(stop_at=["rich"])
+    assert {"click", "rich", "pygments"} <= set(everything)
+    assert "pygments" not in wheels.needs(stop_at=["rich"])
 
 
 def test_the_gptq_packages_are_those_that_go_with_the_transformers_there(python: Path, tmp_path: Path) -> None:
