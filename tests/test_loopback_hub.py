@@ -222,3 +222,127 @@ def test_it_serves_a_folder_from_the_command_line(tmp_path: Path) -> None:
         finally:
             process.terminate()
     assert {item["name"] for item in refs["branches"]} == set(SIX)
+
+
+# ---- misbehaviour ------------------------------------------------------------------------------
+
+
+def test_of_the_requests_that_match_the_first_are_spared_as_told(loopback_hub: LoopbackHub) -> None:
+    address = lfs_address(loopback_hub)
+    loopback_hub.fail_next(500, matching="cdn GET", times=2, skip=1)
+    assert [get(address)[0] for _ in range(4)] == [200, 500, 500, 200]
+
+
+def test_a_flipped_byte_waits_for_a_request_that_asks_for_it(loopback_hub: LoopbackHub) -> None:
+    address = lfs_address(loopback_hub)
+    loopback_hub.corrupt("cdn", offset=8)
+    assert get(address, Range="bytes=0-4")[2] == b"01234"
+    assert get(address, Range="bytes=5-")[2] == b"567" + bytes([ord("8") ^ 0xFF]) + b"9"
+    assert get(address)[2] == b"0123456789"
+
+
+def test_a_body_that_stops_coming_holds_the_line_until_the_client_hangs_up(loopback_hub: LoopbackHub) -> None:
+    split = urlsplit(lfs_address(loopback_hub))
+    loopback_hub.stall(4, 60.0, "cdn GET")
+    connection = http.client.HTTPConnection(split.netloc, timeout=0.2)
+    connection.request("GET", f"{split.path}?{split.query}")
+    answer = connection.getresponse()
+    assert answer.read(4) == b"0123"
+    with pytest.raises(TimeoutError):
+        answer.read(1)
+    assert not loopback_hub.wait_idle(0.0)
+    answer.close()
+    connection.close()
+    assert loopback_hub.wait_idle(30.0)
+    assert loopback_hub.requests[-1].sent_bytes == 4
+
+
+def test_a_copy_of_another_length_is_honest_about_it(loopback_hub: LoopbackHub) -> None:
+    address = lfs_address(loopback_hub)
+    loopback_hub.resize(-3, times=3)
+    assert get(address)[2] == b"0123456"
+    assert get(address, Range="bytes=5-")[1]["content-range"] == "bytes 5-6/7"
+    assert get(address, Range="bytes=8-")[0] == 416
+    loopback_hub.resize(2)
+    status, headers, body = get(address)
+    assert (status, headers["content-length"], body) == (200, "12", b"0123456789\0\0")
+    assert get(address, Range="bytes=9-10")[1:] == (
+        {**headers, "content-range": "bytes 9-10/12", "content-length": "2", "date": get(address)[1]["date"]},
+        b"9\0",
+    )
+
+
+def test_a_chunked_body_tells_no_length_and_may_go_on(loopback_hub: LoopbackHub) -> None:
+    address = lfs_address(loopback_hub)
+    loopback_hub.chunk_up(3, "cdn")
+    _, headers, body = get(address)
+    assert "content-length" not in headers
+    assert body == b"0123456789\0\0\0"
+    loopback_hub.chunk_up(matching="cdn")
+    loopback_hub.cut_after(4, "cdn")
+    with pytest.raises(http.client.IncompleteRead) as broken:
+        get(address)
+    assert broken.value.partial == b"0123"
+
+
+def test_what_is_said_of_a_range_may_be_untrue_or_less_than_was_asked(loopback_hub: LoopbackHub) -> None:
+    address = lfs_address(loopback_hub)
+    loopback_hub.say_range(lambda first, last, size: f"bytes {first + 1}-{last + 1}/{size}", "cdn")
+    assert get(address)[1].get("content-range") is None, "it waits for a request with a range"
+    answer = get(address, Range="bytes=2-4")
+    assert (answer[1]["content-range"], answer[2]) == ("bytes 3-5/10", b"234")
+    loopback_hub.shorten_range(2, "cdn")
+    answer = get(address, Range="bytes=2-8")
+    assert (answer[0], answer[1]["content-range"], answer[2]) == (206, "bytes 2-3/10", b"23")
+
+
+def test_a_file_by_another_etag_is_sent_whole_to_who_knew_the_former_one(loopback_hub: LoopbackHub) -> None:
+    address = lfs_address(loopback_hub)
+    etag = get(address)[1]["etag"]
+    assert get(address, Range="bytes=2-4", If_Range=etag)[0] == 206
+    loopback_hub.change_etag()
+    assert get(address, Range="bytes=2-4", If_Range=etag)[::2] == (200, b"0123456789")
+    assert get(address, Range="bytes=2-4", If_Range=get(address)[1]["etag"])[0] == 206
+
+
+def test_a_signed_address_may_be_good_for_one_use(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.protocol.address_uses = 1
+    address = lfs_address(loopback_hub)
+    assert [get(address)[0], get(address)[0], get(lfs_address(loopback_hub))[0]] == [200, 403, 200]
+
+
+def test_it_redirects_in_a_circle_or_to_a_host_that_has_the_same_files(loopback_hub: LoopbackHub) -> None:
+    address = lfs_address(loopback_hub)
+    loopback_hub.redirect(matching="cdn")
+    assert urlsplit(address).path in get(address)[1]["location"]
+    loopback_hub.redirect(loopback_hub.other_endpoint + "{path}", "hub|cdn", times=None)
+    at_cdn = get(get(address)[1]["location"], Authorization="Bearer x")
+    assert at_cdn[::2] == (200, b"0123456789")
+    info = get(get(f"{loopback_hub.endpoint}/api/models/{REPO}/revision/main")[1]["location"])
+    assert json.loads(info[2])["id"] == REPO
+    other = [request for request in loopback_hub.requests if request.origin == "other"]
+    assert [(request.status, request.authorization) for request in other] == [(200, "Bearer x"), (200, "")]
+
+
+def test_a_file_in_xet_storage_is_announced_as_the_hub_does(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.protocol.xet = True
+    loopback_hub.add_repo(REPO, {"main": {"w.safetensors": b"0123456789", "a.txt": b"a"}})
+    status, headers, _ = get(f"{loopback_hub.endpoint}/{REPO}/resolve/main/w.safetensors")
+    assert (status, len(headers["x-xet-hash"]), headers["x-linked-size"]) == (302, 64, "10")
+    assert 'rel="xet-auth"' in headers["link"]
+    assert get(headers["location"], Range="bytes=8-")[2] == b"89"
+    assert "x-xet-hash" not in get(f"{loopback_hub.endpoint}/{REPO}/resolve/main/a.txt")[1]
+
+
+def test_somebody_is_called_when_so_many_bytes_are_out(loopback_hub: LoopbackHub, tmp_path: Path) -> None:
+    on_disk = tmp_path / "weights"
+    on_disk.write_bytes(bytes(1_000_000))
+    loopback_hub.add_repo(REPO, {"main": {"w.safetensors": on_disk}})
+    sent: list[int] = []
+    loopback_hub.when_sent(
+        1_300_000, lambda: sent.append(sum(one.sent_bytes for one in loopback_hub.requests if one.origin == "cdn"))
+    )
+    for _ in range(3):
+        get(get(f"{loopback_hub.endpoint}/{REPO}/resolve/main/w.safetensors")[1]["location"])
+    # Once, and within one piece of where it was asked for.
+    assert len(sent) == 1 and 1_300_000 <= sent[0] < 1_300_000 + 65_536

@@ -8,20 +8,28 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
+from .faults import Fault
 from .replies import Protocol as HubProtocol
 from .replies import Reply
+
+WATCHED_PIECE_BYTES = 1 << 16
+"""Where somebody waits for a number of bytes, so many are sent at once: a socket's buffer holds about as many."""
+
+
+SO_MAX_PACING_RATE = 47
+"""Linux's asm-generic/socket.h; Python's socket module does not name it."""
 
 
 @dataclass
 class Request:
     """One request as it came: `path` undecoded with its query, header names in lower case.
 
-    `origin` is "hub" or "cdn"; times are of `time.monotonic`; `sent_bytes` counts the body alone.
+    `origin` is "hub", "cdn" or "other"; times are of `time.monotonic`; `sent_bytes` counts the body alone.
     `ended_s` is when the answer was ready to go out (a body above 1 MiB: when it was out), None until then.
     """
 
@@ -34,30 +42,40 @@ class Request:
     status: int = 0
     sent_bytes: int = 0
 
+    @property
+    def line(self) -> str:
+        """What a fault's `matching` is searched in."""
+        return f"{self.origin} {self.method} {self.path}"
 
-@dataclass
-class Fault:
-    """A misbehaviour waiting for the requests that match `pattern`; `times` None is for ever."""
+    @property
+    def asked_range(self) -> str:
+        """The Range header, "" without."""
+        return self.headers.get("range", "")
 
-    kind: str
-    pattern: re.Pattern[str]
-    times: int | None
-    number: float = 0
-    status: int = 0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    @property
+    def authorization(self) -> str:
+        """The token as it was seen here, "" where none came."""
+        return self.headers.get("authorization", "")
 
 
 class Backstage(Protocol):
     """What an origin needs of the LoopbackHub behind it: what to answer, how late, and whom to tell."""
 
     delay_s: float
+    cdn_pace_bytes_per_s: int
     protocol: HubProtocol
     mistakes: list[BaseException]
 
     def begin(self, request: Request) -> dict[str, Fault]: ...
 
+    @property
+    def watched(self) -> bool: ...
+
     def end(self, request: Request) -> None: ...
+
+    def sent(self, request: Request, number_bytes: int) -> None: ...
+
+    def over(self) -> None: ...
 
     def connected(self, connection: socket.socket) -> None: ...
 
@@ -65,7 +83,7 @@ class Backstage(Protocol):
 
 
 class Origin(ThreadingHTTPServer):
-    """Listens on a loopback port and answers as `origin`, "hub" or "cdn", of what stands behind it."""
+    """Listens on a loopback port and answers as `origin`, "hub", "cdn" or "other", of what stands behind it."""
 
     daemon_threads = True
     block_on_close = False
@@ -100,6 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        pace = self.server.hub.cdn_pace_bytes_per_s
+        if pace and self.server.origin == "cdn":
+            self.connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace)
         self.server.hub.connected(self.connection)
 
     def finish(self) -> None:
@@ -122,7 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
         ended = False
         try:
             body = self.rfile.read(int(headers.get("content-length") or 0))
-            time.sleep(hub.delay_s + (faults["hang"].number if "hang" in faults else 0.0))
+            time.sleep(hub.delay_s)
+            if "hang" in faults:
+                self._silence(faults["hang"].seconds)
             reply = self._reply(request, body, faults)
             request.status = reply.status
             # The client may act on the last byte before this thread runs again: a short answer ends in the log first.
@@ -135,24 +158,32 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             if not ended:
                 hub.end(request)
+            hub.over()
 
     def _reply(self, request: Request, body: bytes, faults: Mapping[str, Fault]) -> Reply:
         protocol = self.server.hub.protocol
         if "answer" in faults:
             fault = faults["answer"]
-            return Reply(fault.status, fault.headers, fault.body or b"")
-        headers = dict(request.headers)
-        if "ignore_range" in faults:
-            headers.pop("range")
-        if "shift_range" in faults:
-            by = int(faults["shift_range"].number)
-            headers["range"] = re.sub(r"\d+", lambda number: str(max(0, int(number[0]) + by)), headers["range"])
-        if request.origin == "cdn":
-            return protocol.cdn(request.path, headers)
-        return protocol.hub(request.method, request.path, headers, body)
+            place = {name: value.replace("{path}", request.path) for name, value in fault.headers.items()}
+            return Reply(fault.status, place, fault.body or b"")
+        headers = misread(request.headers, faults)
+        if request.origin == "cdn" or (request.origin == "other" and "Signature=" in request.path):
+            longer_by = int(faults["resize"].number) if "resize" in faults else 0
+            reply = protocol.cdn(request.path, headers, longer_by, other_etag="other_etag" in faults)
+        else:
+            reply = protocol.hub(request.method, request.path, headers, body)
+        said = faults["say_range"].said if "say_range" in faults else None
+        if said is not None and reply.status == 206 and reply.file is not None:
+            content_range = said(reply.start, reply.stop - 1, reply.file.size_bytes)
+            reply = replace(reply, headers={**reply.headers, "Content-Range": content_range})
+        return reply
 
     def _send(self, request: Request, reply: Reply, faults: Mapping[str, Fault]) -> None:
-        headers = {**reply.headers, "Content-Length": str(reply.length)}
+        hub = self.server.hub
+        chunked = "chunked" in faults and request.method != "HEAD"
+        headers = {**reply.headers, **({"Transfer-Encoding": "chunked"} if chunked else {})}
+        if not chunked:
+            headers["Content-Length"] = str(reply.length)
         if "drip_head" in faults:
             self._drip(reply.status, headers, faults["drip_head"].number)
         else:
@@ -162,22 +193,42 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
         if request.method == "HEAD":
             return
-        cut = faults.get("cut") or faults.get("reset")
-        limit = min(reply.length, int(cut.number)) if cut is not None else reply.length
-        if reply.file is not None and isinstance(reply.file.content, Path) and not faults:
+        if reply.file is not None and isinstance(reply.file.content, Path) and not faults and not hub.watched:
             self.wfile.flush()
             with reply.file.content.open("rb") as stream:
                 # sendfile where the system has it: the server must not be what a benchmark measures.
-                request.sent_bytes += self.connection.sendfile(stream, reply.start, reply.length)
+                hub.sent(request, self.connection.sendfile(stream, reply.start, reply.length))
             return
-        for piece in pieces(reply, limit, faults):
-            self.wfile.write(piece)
-            if "slow" in faults:
+        cut = faults.get("cut") or faults.get("reset") or faults.get("stall")
+        limit = min(reply.length, int(cut.number)) if cut is not None else reply.length
+        piece_bytes = WATCHED_PIECE_BYTES if hub.watched else None
+        for piece in pieces(reply, limit, faults, piece_bytes):
+            self.wfile.write(framed(piece) if chunked else piece)
+            if "slow" in faults or piece_bytes is not None:
                 self.wfile.flush()
-            request.sent_bytes += len(piece)
+            hub.sent(request, len(piece))
         if cut is not None and limit < reply.length:
             self.wfile.flush()
+            if cut.kind == "stall":
+                self._silence(cut.seconds)
             self._hang_up(by_reset=cut.kind == "reset")
+        elif chunked:
+            extra = bytes(int(faults["chunked"].number))
+            self.wfile.write((framed(extra) if extra else b"") + framed(b""))
+            hub.sent(request, len(extra))
+
+    def _silence(self, seconds: float) -> None:
+        """Waits so long. Raises OSError where the client hung up meanwhile, or the Hub was stopped."""
+        self.wfile.flush()
+        patience_s = self.connection.gettimeout()
+        self.connection.settimeout(seconds)
+        try:
+            if not self.connection.recv(1, socket.MSG_PEEK):
+                raise ConnectionAbortedError("the client hung up")
+        except TimeoutError:
+            return
+        finally:
+            self.connection.settimeout(patience_s)
 
     def _drip(self, status: int, headers: Mapping[str, str], bytes_per_s: float) -> None:
         lines = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
@@ -196,8 +247,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.to_reset.add(self.connection)
 
 
-def pieces(reply: Reply, limit: int, faults: Mapping[str, Fault]) -> Iterator[bytes]:
-    """The first `limit` bytes of the body, with a byte flipped or at a capped rate where that was asked for."""
+def misread(headers: Mapping[str, str], faults: Mapping[str, Fault]) -> dict[str, str]:
+    """A request's headers as the server takes them, with what was asked of its Range."""
+    taken = dict(headers)
+    if "ignore_range" in faults:
+        taken.pop("range")
+    if "shift_range" in faults:
+        by = int(faults["shift_range"].number)
+        taken["range"] = re.sub(r"\d+", lambda number: str(max(0, int(number[0]) + by)), taken["range"])
+    if "shorten_range" in faults and (asked := re.fullmatch(r"bytes=(\d+)-(\d*)", taken["range"])):
+        last = int(asked[1]) + max(1, int(faults["shorten_range"].number)) - 1
+        taken["range"] = f"bytes={asked[1]}-{min(last, int(asked[2] or last))}"
+    return taken
+
+
+def framed(piece: bytes) -> bytes:
+    """One chunk of a chunked body (RFC 9112, 7.1); the empty one ends it."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+def pieces(reply: Reply, limit: int, faults: Mapping[str, Fault], piece_bytes: int | None = None) -> Iterator[bytes]:
+    """The first `limit` bytes of the body, with a byte flipped or at a capped rate where that was asked for.
+
+    In pieces of at most `piece_bytes` where that is given.
+    """
     chunks = iter([reply.body]) if reply.file is None else reply.file.chunks(reply.start, reply.stop)
     bad = int(faults["corrupt"].number) - reply.start if "corrupt" in faults else -1
     rate = faults["slow"].number if "slow" in faults else None
@@ -208,7 +281,7 @@ def pieces(reply: Reply, limit: int, faults: Mapping[str, Fault]) -> Iterator[by
             flipped = bytearray(chunk)
             flipped[bad - done] ^= 0xFF
             chunk = bytes(flipped)
-        step = max(1, len(chunk) if rate is None else int(rate / 50))
+        step = max(1, min(piece_bytes or len(chunk), len(chunk) if rate is None else int(rate / 50)))
         for start in range(0, len(chunk), step):
             yield chunk[start : start + step]
             done += min(step, len(chunk) - start)

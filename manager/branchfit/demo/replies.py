@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
-from .served import ServedCommit, ServedFile, ServedRepo, git_blob_id
+from .served import ResizedFile, ServedCommit, ServedFile, ServedRepo, git_blob_id
 
 TREE_PAGE_ENTRIES = 1000
 """Entries on a page of `tree` without expand, as the Hub pages them."""
@@ -58,7 +58,11 @@ def refusal(status: int, code: str | None, message: str, headers: Mapping[str, s
 
 
 class Protocol:
-    """Both origins' answers over a set of repos. `token` is the only good one; with None none is."""
+    """The origins' answers over a set of repos. `token` is the only good one; with None none is.
+
+    A signed address is good for `address_lifetime_s`, and where `address_uses` is a number for so many requests.
+    With `xet` the LFS files are announced as the Hub announces those in its Xet storage.
+    """
 
     def __init__(self, token: str | None = None) -> None:
         self.repos: dict[str, ServedRepo] = {}
@@ -66,7 +70,12 @@ class Protocol:
         self.hub_origin = ""
         self.cdn_origin = ""
         self.address_lifetime_s = ADDRESS_LIFETIME_S
+        self.address_uses: int | None = None
+        self.xet = False
         self.tree_page_entries = TREE_PAGE_ENTRIES
+        self._uses: dict[str, int] = {}
+        # The server's own clock: a test that sets the client's may run in the same process.
+        self._now_s = time.time
         self._secret = b"loopback"
         self._by_sha256: dict[str, ServedFile] = {}
 
@@ -88,19 +97,24 @@ class Protocol:
             return self._api(api[1], api[2] or "", api[3] or "", given, query, method, body)
         return refusal(404, None, "Sorry, we can't find the page you are looking for.")
 
-    def cdn(self, target: str, headers: Mapping[str, str]) -> Reply:
-        """The file origin's reply: the signature and its date are checked, ranges are honoured."""
+    def cdn(self, target: str, headers: Mapping[str, str], longer_by: int = 0, other_etag: bool = False) -> Reply:
+        """The file origin's reply: the signature and its date are checked, ranges are honoured.
+
+        Its copy may be longer (or shorter) than the file, or go by another ETag than before.
+        """
         split = urlsplit(target)
         query = {name: values[-1] for name, values in parse_qs(split.query).items()}
         expires = query.get("Expires", "")
         if not hmac.compare_digest(query.get("Signature", ""), self._signature(split.path, expires)):
             return Reply(403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied</Code></Error>")
-        if time.time() > float(expires):
+        uses = self._uses[target] = self._uses.get(target, 0) + 1
+        if self._now_s() > float(expires) or uses > (self.address_uses or uses):
             return Reply(403, {"Content-Type": "application/xml"}, b"<Error><Code>ExpiredAddress</Code></Error>")
         file = self._by_sha256.get(split.path.rsplit("/", 1)[-1])
         if file is None:
             return Reply(404, {"Content-Type": "application/xml"}, b"<Error><Code>NoSuchKey</Code></Error>")
-        return ranged(file, headers, {"ETag": f'"{file.sha256}"'})
+        etag = f'"{file.sha256}{"-2" if other_etag else ""}"'
+        return ranged(ResizedFile(file, longer_by) if longer_by else file, headers, {"ETag": etag})
 
     def _access(self, name: str, given: str | None, content: bool) -> ServedRepo | Reply:
         repo = self.repos.get(name)
@@ -174,6 +188,8 @@ class Protocol:
             # huggingface_hub 0.16.4 drops the token when it follows a redirect: only public files go by the cache.
             return ranged(file, headers, known)
         known |= {"X-Linked-Size": str(file.size_bytes), "X-Linked-Etag": f'"{file.etag}"'}
+        if file.lfs and self.xet:
+            known |= self._xet_headers(repo, commit, file)
         if file.lfs:
             return Reply(302, {**known, "Location": self._address(repo, file)}, b"Found. Redirecting")
         place = f"/api/resolve-cache/models/{repo.name}/{commit.commit}/{quote(path)}"
@@ -182,7 +198,7 @@ class Protocol:
     def _address(self, repo: ServedRepo, file: ServedFile) -> str:
         self._by_sha256[file.sha256] = file
         path = f"/repos/{quote(repo.name)}/{file.sha256}"
-        expires = str(time.time() + self.address_lifetime_s)
+        expires = str(self._now_s() + self.address_lifetime_s)
         named = f'attachment; filename="{file.path.rsplit("/", 1)[-1]}"'
         query = {
             "response-content-disposition": named,
@@ -190,6 +206,17 @@ class Protocol:
             "Signature": self._signature(path, expires),
         }
         return f"{self.cdn_origin}{path}?{urlencode(query)}"
+
+    def _xet_headers(self, repo: ServedRepo, commit: ServedCommit, file: ServedFile) -> dict[str, str]:
+        """What the Hub says beside the redirect of a file in its Xet storage, for clients that speak Xet.
+
+        huggingface_hub's utils/_xet.py reads X-Xet-Hash and the link; the addresses lead nowhere here.
+        """
+        # The real one is a Merkle root over the file's chunks; any 64 hexadecimal digits look like it.
+        xet_hash = hashlib.sha256(f"xet {file.sha256}".encode()).hexdigest()
+        auth = f"{self.hub_origin}/api/models/{repo.name}/xet-read-token/{commit.commit}"
+        links = f'<{auth}>; rel="xet-auth", <{self.hub_origin}/v1/reconstructions/{xet_hash}>; '
+        return {"X-Xet-Hash": xet_hash, "Link": f'{links}rel="xet-reconstruction-info"'}
 
     def _signature(self, path: str, expires: str) -> str:
         return hmac.new(self._secret, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()

@@ -91,6 +91,24 @@ class ServedFile:
         return digest.hexdigest()
 
 
+class ResizedFile(ServedFile):
+    """A copy of a file that lacks its last bytes, or has zeros behind them, under the name and hash of the whole."""
+
+    def __init__(self, whole: ServedFile, by_bytes: int) -> None:
+        super().__init__(whole.path, whole.content, whole.lfs)
+        self.whole = whole
+        self.size_bytes = max(0, whole.size_bytes + by_bytes)
+        self.sha256 = whole.sha256
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        end = self.size_bytes if stop is None else min(stop, self.size_bytes)
+        own_end = min(end, self.whole.size_bytes)
+        if start < own_end:
+            yield from self.whole.chunks(start, own_end)
+        if end > max(start, own_end):
+            yield bytes(end - max(start, own_end))
+
+
 @dataclass(frozen=True)
 class ServedCommit:
     """A tree of files that never changes again. `commit` is 40 hex digits made from the content."""

@@ -1,7 +1,8 @@
-"""A loopback Hub: two origins on 127.0.0.1 that speak the Hub's protocol to the unmodified huggingface_hub.
+"""A loopback Hub: origins on 127.0.0.1 that speak the Hub's protocol to the unmodified huggingface_hub.
 
 The second origin serves the LFS files by signed addresses, as the Hub's CDN does: with one origin a
-client would follow the redirect during its HEAD. Nothing here is a mock; the bytes travel through sockets.
+client would follow the redirect during its HEAD. The third, "other", is a host that nobody should give a token
+to, and has the same files. Nothing here is a mock; the bytes travel through sockets.
 
     with LoopbackHub(delay_s=0.05) as hub:
         commits = hub.add_repo("TheBloke/Tiny-GPTQ", {"main": {"README.md": b"..."}})
@@ -10,7 +11,6 @@ client would follow the redirect during its HEAD. Nothing here is a mock; the by
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-from .origin import Fault, Origin, Request
+from .faults import Fault, Misbehaviour
+from .origin import Origin, Request
 from .replies import Protocol
 from .served import ServedRepo
 
@@ -29,21 +30,21 @@ if TYPE_CHECKING:
 __all__ = ["LoopbackHub", "Request"]
 
 
-class LoopbackHub:
-    """Serves repos on two loopback origins while its `with` block lasts.
+class LoopbackHub(Misbehaviour):
+    """Serves repos on its loopback origins while its `with` block lasts, and misbehaves as it is told.
 
-    `delay_s` is added to every request. `token` is the only good one: any other gets 401; with None
+    `delay_s` is added to every request; with `cdn_pace_bytes_per_s` Linux itself holds each new connection to the
+    second origin to that rate, whatever is asked for on it. `token` is the only good one: any other gets 401; with None
     every token is a stranger's. `requests` is the log, in order of arrival; `peak_requests` and
-    `peak_connections` are the most that were in flight or open at once, both origins together, and
+    `peak_connections` are the most that were in flight or open at once, all origins together, and
     `connections_made` all there ever were. `mistakes` are the server's own errors: a test may ask that there
     be none.
-
-    A fault's `matching` is a regular expression searched in "ORIGIN METHOD /path?query", for example
-    "cdn GET" or "refs".
     """
 
     def __init__(self, delay_s: float = 0.0, token: str | None = None, port: int = 0) -> None:
+        super().__init__()
         self.delay_s = delay_s
+        self.cdn_pace_bytes_per_s = 0
         self.protocol = Protocol(token)
         self.requests: list[Request] = []
         self.mistakes: list[BaseException] = []
@@ -51,10 +52,11 @@ class LoopbackHub:
         self.peak_connections = 0
         self.connections_made = 0
         self._open_requests = 0
+        self._busy = 0
         self._connections: set[socket.socket] = set()
-        self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._ports = {"hub": port, "cdn": 0}
+        self._idle = threading.Condition(self._lock)
+        self._ports = {"hub": port, "cdn": 0, "other": 0}
         self._servers: list[Origin] = []
 
     @property
@@ -66,6 +68,11 @@ class LoopbackHub:
     def cdn_endpoint(self) -> str:
         return self.protocol.cdn_origin
 
+    @property
+    def other_endpoint(self) -> str:
+        """Another host (another port is one) that answers as both of them do, and is none of them."""
+        return f"http://127.0.0.1:{self._ports['other']}"
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -76,8 +83,8 @@ class LoopbackHub:
         self.stop()
 
     def start(self) -> None:
-        """Opens both origins; after `stop` on the same ports again."""
-        for origin in ("hub", "cdn"):
+        """Opens all origins; after `stop` on the same ports again."""
+        for origin in self._ports:
             server = Origin(self, origin, self._ports[origin])
             self._ports[origin] = server.server_address[1]
             self._servers.append(server)
@@ -86,7 +93,7 @@ class LoopbackHub:
         self.protocol.cdn_origin = f"http://127.0.0.1:{self._ports['cdn']}"
 
     def stop(self) -> None:
-        """Closes both origins and every connection: from now on connections are refused."""
+        """Closes all origins and every connection: from now on connections are refused."""
         servers, self._servers = self._servers, []
         for server in servers:
             server.shutdown()
@@ -120,50 +127,6 @@ class LoopbackHub:
         """The branch is gone; its commits stay readable by their ids."""
         del self.protocol.repos[repo].branches[branch]
 
-    def fail_next(
-        self,
-        status: int,
-        headers: Mapping[str, str] | None = None,
-        matching: str = "",
-        times: int | None = 1,
-        body: bytes = b"",
-    ) -> None:
-        """The next `times` matching requests get this answer (a 200 with a foreign body is possible too)."""
-        fault = Fault("answer", re.compile(matching), times, status=status, headers=headers or {}, body=body)
-        self._faults.append(fault)
-
-    def cut_after(self, after_bytes: int, matching: str = "", times: int | None = 1, reset: bool = False) -> None:
-        """Closes the connection after so many bytes of the body; with `reset` by RST instead of a clean close."""
-        self._faults.append(Fault("reset" if reset else "cut", re.compile(matching), times, after_bytes))
-
-    def corrupt(self, matching: str = "", times: int | None = 1, offset: int = 0) -> None:
-        """Flips every bit of the byte at this offset of the file, where the answer holds it."""
-        self._faults.append(Fault("corrupt", re.compile(matching), times, offset))
-
-    def ignore_range(self, matching: str = "", times: int | None = 1) -> None:
-        """Answers a Range request with 200 and the whole file."""
-        self._faults.append(Fault("ignore_range", re.compile(matching), times))
-
-    def shift_range(self, by_bytes: int, matching: str = "", times: int | None = 1) -> None:
-        """Answers another range than was asked for, and says so honestly in Content-Range."""
-        self._faults.append(Fault("shift_range", re.compile(matching), times, by_bytes))
-
-    def hang(self, seconds: float, matching: str = "", times: int | None = 1) -> None:
-        """Says nothing for so long, then answers."""
-        self._faults.append(Fault("hang", re.compile(matching), times, seconds))
-
-    def slow_down(self, bytes_per_s: float, matching: str = "", times: int | None = None) -> None:
-        """Caps a matching answer's body, each connection by itself, as CDNs do."""
-        self._faults.append(Fault("slow", re.compile(matching), times, bytes_per_s))
-
-    def drip_headers(self, bytes_per_s: float, matching: str = "", times: int | None = 1) -> None:
-        """Sends the status line and headers byte by byte."""
-        self._faults.append(Fault("drip_head", re.compile(matching), times, bytes_per_s))
-
-    def clear_faults(self) -> None:
-        with self._lock:
-            self._faults.clear()
-
     def sequential_depth(self, requests: list[Request] | None = None) -> int:
         """The longest chain of requests each of which began after the one before had ended: the round trips waited."""
         log = sorted(self.requests if requests is None else requests, key=lambda request: request.ended_s or 0.0)
@@ -178,26 +141,32 @@ class LoopbackHub:
         with self._lock:
             self.requests.append(request)
             self._open_requests += 1
+            self._busy += 1
             self.peak_requests = max(self.peak_requests, self._open_requests)
-            taken: dict[str, Fault] = {}
-            for fault in list(self._faults):
-                line = f"{request.origin} {request.method} {request.path}"
-                if fault.kind in taken or not fault.pattern.search(line):
-                    continue
-                if fault.kind in ("ignore_range", "shift_range") and "range" not in request.headers:
-                    continue
-                taken[fault.kind] = fault
-                if fault.times is not None:
-                    fault.times -= 1
-                    if fault.times <= 0:
-                        self._faults.remove(fault)
-            return taken
+        return self.take_faults(request.line, request.headers.get("range"))
 
     def end(self, request: Request) -> None:
         """The answer is ready."""
         with self._lock:
             request.ended_s = time.monotonic()
             self._open_requests -= 1
+
+    def sent(self, request: Request, number_bytes: int) -> None:
+        """So many bytes of its body are on their way."""
+        request.sent_bytes += number_bytes
+        if self.watched:
+            self.went_out(request.line, number_bytes)
+
+    def over(self) -> None:
+        """Nothing more is sent for a request."""
+        with self._idle:
+            self._busy -= 1
+            self._idle.notify_all()
+
+    def wait_idle(self, timeout_s: float = 10.0) -> bool:
+        """Waits until nothing is being sent: only then is `sent_bytes` the last word. False where that takes longer."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._busy == 0, timeout_s)
 
     def connected(self, connection: socket.socket) -> None:
         with self._lock:
