@@ -40,6 +40,10 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "LOCALAPPDATA", "APPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BRANCHFIT_CACHE", str(home / "branchfit-cache"))
+    # Importing gptqmodel sets these, for every process that a test starts.
+    monkeypatch.setenv("HF_HOME", str(Path(_HOME.name) / "hf"))
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     return home
 
 

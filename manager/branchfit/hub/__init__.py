@@ -19,11 +19,12 @@ from .address import RepoRef, parse_repo
 from .state import BranchState, RepoFile, RepoState, TensorEntry
 
 if TYPE_CHECKING:
-    from .body import Body, BrokenStream
+    from .body import Address, Body, BrokenStream
     from .client import Hub
     from .safetensors import BadHeader, parse_header, weight_headers
 
 __all__ = [
+    "Address",
     "BadHeader",
     "Body",
     "BranchState",
@@ -40,6 +41,7 @@ __all__ = [
 
 # What asks the Hub is loaded when it is first used: a card on disk is read without it.
 _LATER = {
+    "Address": "body",
     "BadHeader": "safetensors",
     "Body": "body",
     "BrokenStream": "body",

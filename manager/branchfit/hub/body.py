@@ -20,12 +20,34 @@ class BrokenStream(HubUnreachable):
     """A body that broke off, or is not the range that was asked for. What came before it stays good."""
 
 
+class Address:
+    """Where a file's bytes are served, as the Hub said last: the next request for the file need not ask it again.
+
+    A signed address that has expired is forgotten, and the Hub asked for a new one. Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self.known: Known | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a redirect of the Hub's said: where to, and what of the file."""
+
+    url: str
+    commit: str | None
+    linked_size: int | None
+    linked_etag: str | None
+
+
 @dataclass
 class Body:
     """A file's bytes on their way.
 
     `start` is the offset the server really answered with (0 where it ignored the range), `total_bytes` the
-    whole file's size and `commit` the commit it belongs to, where the server said so.
+    whole file's size and `commit` the commit it belongs to, where the server said so. `etag` is that of the
+    server the bytes come from, `linked_etag` the content's hash as the Hub named it on the way there. `whole` says
+    that it was no range that was answered.
     """
 
     url: str
@@ -34,16 +56,23 @@ class Body:
     commit: str | None
     length: int | None
     timeout_s: float
-    chunks: Callable[[], Iterator[bytes]] = field(repr=False)
+    chunks: Callable[[], Iterator[bytes | memoryview]] = field(repr=False)
+    etag: str | None = None
+    linked_etag: str | None = None
+    whole: bool = False
 
-    def iter_bytes(self, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
-        """The bytes from `start` on, in pieces of at most `chunk_bytes`.
+    def iter_bytes(self, chunk_bytes: int = 1 << 20) -> Iterator[bytes | memoryview]:
+        """The bytes from `start` on, in pieces of at most `chunk_bytes`, each good until the next is asked for.
 
         Raises BrokenStream when the line breaks, goes silent for the timeout, drips (see
         SLOWEST_STREAM_BYTES_PER_S), or ends before the announced length.
         """
         done = 0
         for chunk in self._arriving():
+            if len(chunk) <= chunk_bytes:
+                done += len(chunk)
+                yield chunk
+                continue
             for offset in range(0, len(chunk), chunk_bytes):
                 piece = chunk[offset : offset + chunk_bytes]
                 done += len(piece)
@@ -51,7 +80,7 @@ class Body:
         if self.length is not None and done != self.length:
             raise BrokenStream(self.url, f"the connection was closed after {done:,} of {self.length:,} bytes")
 
-    def _arriving(self) -> Iterator[bytes]:
+    def _arriving(self) -> Iterator[bytes | memoryview]:
         chunks = self.chunks()
         waited_s, arrived_bytes = 0.0, 0
         while True:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import BranchNotFound, FileNotOnHub, HubUnreachable
 from .address import check_branch, check_path, check_repo, quoted
 from .answers import MAX_SMALL_FILE_BYTES, read_info, read_refs
-from .body import Body
+from .body import Address, Body
 from .branches import MAX_WORKERS, Asking, read_branches, split_branches, unread
 from .cache import Cache, LastAnswer, default_cache_dir
 from .http import Asked, RevisionUnknown, TooLarge, Transport
@@ -93,16 +93,27 @@ class Hub:
         return BranchState(branch_or_commit, commit, files)
 
     @contextmanager
-    def open(self, repo: str, commit: str, path: str, start: int = 0) -> Iterator[Body]:
-        """A file of a commit as a stream, from `start` on where the server honours ranges (see `Body.start`).
+    def open(
+        self,
+        repo: str,
+        commit: str,
+        path: str,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        etag: str | None = None,
+        address: Address | None = None,
+    ) -> Iterator[Body]:
+        """A file of a commit as a stream, from `start` up to `stop` where the server honours ranges (see `Body.start`).
 
-        Tries again until the first byte can be read. From then on a broken line raises BrokenStream out of
-        `Body.iter_bytes`: open again, from what is there.
+        `etag` binds a range to the content that had it (If-Range); `address` is where the bytes were served last, and
+        is kept up to date: give the same one for every range of a file. Tries again until the first byte can be
+        read. From then on a broken line raises BrokenStream out of `Body.iter_bytes`: open again, from what is there.
         """
         asked = self._asked_file(repo, commit, path)
         self._must_be_online(repo)
         try:
-            with self._transport.stream(asked, start) as body:
+            with self._transport.stream(asked, start, stop, etag, address) as body:
                 yield body
         except RevisionUnknown as error:
             raise BranchNotFound(repo, commit, ()) from error

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .direct import direct_get, into_buffer
 from .patience import ANSWER_TIMEOUTS, Deadline, WireFault, within
 
 REQUESTS_READ_BYTES = 128 * 1024
@@ -32,11 +33,14 @@ Request = TypeVar("Request")
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """An answer whose body has not been read. `chunks` may be called once; `headers` ignore case."""
+    """An answer whose body has not been read. `headers` ignore case.
+
+    `chunks` may be called once; each is good until the next is asked for.
+    """
 
     status: int
     headers: Mapping[str, str]
-    chunks: Callable[[], Iterator[bytes]]
+    chunks: Callable[[], Iterator[bytes | memoryview]]
 
 
 _SESSION_LOCK = threading.Lock()
@@ -57,23 +61,30 @@ def shared_session() -> Any:
 
 
 @contextmanager
-def streamed_get(url: str, headers: Mapping[str, str], timeout_s: float, deadline: Deadline) -> Iterator[WireAnswer]:
+def streamed_get(
+    url: str, headers: Mapping[str, str], timeout_s: float, deadline: Deadline, buffer_bytes: int = 0
+) -> Iterator[WireAnswer]:
     """GET without following redirects. `timeout_s` bounds the connect and every single read.
 
-    The headers have to be there by `deadline` (a name that is looked up, and headers that drip, know no
-    timeout). Raises what `wire_errors()` lists, in the block too.
+    A body that is large goes past a session that is slow at it, into a buffer of `buffer_bytes` (see `direct`). The
+    headers have to be there by `deadline` (a name that is looked up, and headers that drip, know no timeout). Raises
+    what `wire_errors()` lists, in the block too.
     """
     session = shared_session()
-    open_it = _httpx_get if callable(getattr(session, "stream", None)) else _requests_get
+    open_it = _requests_get
+    if callable(getattr(session, "stream", None)):
+        open_it = _large_get if buffer_bytes else _httpx_get
     answer = within(deadline, lambda: _opened(open_it, session, url, headers, timeout_s), lambda late: late.close())
     held = _Held()
     try:
-        chunks = _requests_chunks(answer.raw) if open_it is _requests_get else answer.iter_raw
-        if "Content-Length" not in answer.headers:
+        chunks = getattr(answer, "iter_raw", None) or _requests_chunks(getattr(answer, "raw", answer), buffer_bytes)
+        status = getattr(answer, "status_code", None) or answer.status
+        chunked = "chunked" in answer.headers.get("Transfer-Encoding", "").lower()
+        if chunked or "Content-Length" not in answer.headers:
             # The lines between a chunked body's pieces may drip without a piece ever coming.
-            yield WireAnswer(answer.status_code, answer.headers, lambda: _each_within(chunks(), timeout_s, held))
+            yield WireAnswer(status, answer.headers, lambda: _each_within(chunks(), timeout_s, held))
         else:
-            yield WireAnswer(answer.status_code, answer.headers, chunks)
+            yield WireAnswer(status, answer.headers, chunks)
     finally:
         if held.by_thread:
             # Closing waits for the thread that reads.
@@ -149,6 +160,11 @@ def _httpx_get(session: Any, url: str, headers: dict[str, str], timeout_s: float
     return session.send(request, stream=True, auth=_keep_headers, follow_redirects=False)
 
 
+def _large_get(session: Any, url: str, headers: dict[str, str], timeout_s: float) -> Any:
+    answer = direct_get(session, url, headers, timeout_s)
+    return answer if answer is not None else _httpx_get(session, url, headers, timeout_s)
+
+
 def _requests_get(session: Any, url: str, headers: dict[str, str], timeout_s: float) -> Any:
     return session.get(url, headers=headers, timeout=timeout_s, stream=True, allow_redirects=False, auth=_keep_headers)
 
@@ -167,7 +183,10 @@ def _unopenable(error: Exception) -> WireFault:
     return WireFault(BAD_ADDRESS)
 
 
-def _requests_chunks(raw: Any) -> Callable[[], Iterator[bytes]]:
+def _requests_chunks(raw: Any, buffer_bytes: int) -> Callable[[], Iterator[bytes | memoryview]]:
+    pieces = into_buffer(raw, buffer_bytes or REQUESTS_READ_BYTES)
+    if pieces is not None:
+        return pieces
     # read() sits until it has all it was asked for, however long that drips; read1() gives what is there.
     # urllib3 has it from 2.1 on; before, http.client's own is the one that its read() calls.
     if hasattr(raw, "read1"):
@@ -175,7 +194,7 @@ def _requests_chunks(raw: Any) -> Callable[[], Iterator[bytes]]:
     return lambda: iter(lambda: raw._original_response.read1(REQUESTS_READ_BYTES), b"")
 
 
-def _each_within(chunks: Iterator[bytes], timeout_s: float, held: _Held) -> Iterator[bytes]:
+def _each_within(chunks: Iterator[bytes | memoryview], timeout_s: float, held: _Held) -> Iterator[bytes | memoryview]:
     while True:
         try:
             chunk = within(Deadline(ANSWER_TIMEOUTS * timeout_s), lambda: next(chunks, None), lambda late: None)
