@@ -212,7 +212,7 @@ def test_pulling_listing_verifying_and_removing_a_recommended_branch(served: Loo
     assert [path.name for path in models.iterdir()] == [name]
 
     again = branchfit("pull", f"{REPO}:{BEST}", "--to", models, hub=served)
-    assert b"nothing to do" in again.stdout
+    assert b"already there" in again.stdout
 
     (listed,) = document(branchfit("list", "--to", models, "--json"))["models"]
     assert listed["prompt_template"]["text"] == ALPACA_COT.text

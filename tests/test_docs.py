@@ -128,3 +128,19 @@ def test_the_architecture_names_every_room() -> None:
         name = entry.name if entry.suffix == ".py" else f"{entry.name}/"
         if not name.startswith("__"):
             assert f"  {name}" in text, f"docs/architecture.md does not name {name}"
+
+
+def test_every_event_is_documented_with_its_fields() -> None:
+    import dataclasses
+    import inspect
+
+    from branchfit.download import events
+
+    lines = ["| event | fields | meaning |", "|---|---|---|"]
+    for name, kind in vars(events).items():
+        if inspect.isclass(kind) and issubclass(kind, events.Event) and kind is not events.Event:
+            snake = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+            fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
+            meaning = re.sub(r"\s+", " ", inspect.getdoc(kind) or "")
+            lines.append(f"| `{snake}` | {fields} | {meaning} |")
+    generated(ROOT / "docs" / "downloads.md", "events", "\n".join([*lines, ""]))

@@ -72,13 +72,15 @@ def test_a_disk_that_fills_up_midway_keeps_what_came(
             world.pull()
     assert caught.value.free_bytes < caught.value.needed_bytes < 4 * MIB
     assert list(world.models_dir.iterdir()) == []
-    there = sum(path.stat().st_size for path in (world.staging / "parts").iterdir())
+    there = sum(path.stat().st_size for path in (world.staging / "parts").glob("*.part"))
     assert there > MIB
     mount("-o", "remount,size=32m", str(small_disk))
     world.server.requests.clear()
     world.pull()
     assert contents(world.target) == FILES
-    assert world.fetched_bytes("cdn") == len(FILES["model.safetensors"]) - there
+    # What the full disk left no room to write down comes again.
+    missing = len(FILES["model.safetensors"]) - there
+    assert missing <= world.fetched_bytes("cdn") <= missing + MIB
 
 
 @needs_mount

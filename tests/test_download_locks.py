@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from branchfit.download import Event, pull
 from branchfit.download import staging as staging_module
 from branchfit.download.disk import open_regular
-from branchfit.download.events import Checking, FileStarted, Finished, Pace, Progress, Retrying
-from branchfit.download.locks import hold
+from branchfit.download.events import Checking, FileStarted, Finished, Note, Pace, Progress, Retrying, Waiting
+from branchfit.download.locks import Busy, hold, waited
+from branchfit.download.notice import Holder, read_notice
 from branchfit.download.staging import Staging, Stopped
 from branchfit.errors import DownloadError, TransferBroken
 from branchfit.hub import Hub
+from branchfit.hub.cache import default_cache_dir
 from branchfit.installed import find, remove, scan
 from downloads import BRANCH, FILES, FOLDER, MIB, REPO, World, a_world, contents, flip, noise
 
@@ -154,6 +160,163 @@ def test_without_a_cache_folder_the_lock_lies_beside(
     assert contents(world.target) == FILES
 
 
+# ---- who waits sees how far the other one is ----------------------------------------------------
+
+
+def beside_the_lock() -> Path:
+    (found,) = (default_cache_dir() / "locks").glob("*.json")
+    return found
+
+
+def waiting_for(world: World, on_wait: Callable[[Holder], None]) -> threading.Thread:
+    """A thread that waits for the lock, and gives it back at once."""
+
+    def work() -> None:
+        with hold(world.target, None, on_wait=on_wait):
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_waiting_one_is_told_how_far_the_holder_is_and_again_when_that_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("branchfit.download.locks.TELL_S", 0.0)
+    monkeypatch.setattr("branchfit.download.locks.TELL_AGAIN_S", 1000.0)
+    monkeypatch.setattr("branchfit.download.notice.PUBLISH_S", 0.0)
+    told: list[Holder] = []
+    changed = threading.Semaphore(0)
+
+    def on_wait(holder: Holder) -> None:
+        told.append(holder)
+        changed.release()
+
+    with hold(world.target, None) as notice:
+        waiter = waiting_for(world, on_wait)
+        for done in (5, 7):
+            assert changed.acquire(timeout=60)
+            notice.publish(done, 10)
+        assert changed.acquire(timeout=60)
+    waiter.join(60)
+    assert told == [Holder(os.getpid(), done, 10 if done else 0) for done in (0, 5, 7)]
+    assert waited(world.target, told[2]) == Waiting(world.target, os.getpid(), 7, 10)
+
+
+def test_what_is_published_is_written_once_a_second_in_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("branchfit.download.notice.time", SimpleNamespace(monotonic=lambda: now[0]))
+    seen = []
+    with hold(world.target, None) as notice:
+        place = beside_the_lock()
+        inode, size = place.stat().st_ino, place.stat().st_size
+        for done in range(1, 31):
+            now[0] += 0.125
+            notice.publish(done, 30)
+            found = read_notice(place)
+            assert found is not None and (place.stat().st_ino, place.stat().st_size) == (inode, size)
+            seen.append(found.done_bytes)
+        # 3.75 s: the first at once, and one at each full second, which is eight times 0.125 s, after it.
+        assert sorted(set(seen)) == [1, 9, 17, 25]
+    assert not place.exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from branchfit.download.locks import hold
+with hold(Path(sys.argv[1]), None) as notice:
+    notice.publish(40, 100)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_who_waits_for_a_process_that_is_killed_takes_over_and_hears_of_it(world: World) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(world.target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    told: list[Holder] = []
+    waits = threading.Event()
+
+    def on_wait(found: Holder) -> None:
+        told.append(found)
+        waits.set()
+
+    waiter = waiting_for(world, on_wait)
+    assert waits.wait(60)
+    holder.kill()
+    holder.communicate(timeout=60)
+    waiter.join(60)
+    assert told[0] == Holder(holder.pid, 40, 100) and told[-1] == Holder(holder.pid, 40, 100, died=True)
+    note = waited(world.target, told[-1])
+    assert isinstance(note, Note) and f"pid {holder.pid} is gone" in note.message
+
+
+def test_what_on_wait_raises_ends_the_waiting_and_holds_nothing(world: World) -> None:
+    class Enough(Exception):
+        pass
+
+    def enough(holder: Holder) -> None:
+        raise Enough
+
+    with hold(world.target, None):
+        raised: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with hold(world.target, None, on_wait=enough):
+                    raise AssertionError("it was held")
+            except Enough as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(60)
+        assert raised
+    with hold(world.target, None, wait=False):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": "x", "done_bytes": 0, "total_bytes": 0}', b"\xff"])
+def test_a_notice_that_does_not_read_tells_nothing_and_hurts_nobody(world: World, content: bytes) -> None:
+    with hold(world.target, None):
+        beside_the_lock().write_bytes(content)
+        assert read_notice(beside_the_lock()) is None
+        with pytest.raises(Busy) as caught, hold(world.target, None, wait=False):
+            pass
+        assert caught.value.pid is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder takes no place of a file there")
+def test_a_notice_that_cannot_be_written_keeps_nobody_from_the_lock(world: World) -> None:
+    with hold(world.target, None):
+        place = beside_the_lock()
+    place.mkdir()
+    with hold(world.target, None) as notice:
+        notice.publish(1, 2)
+    world.pull()
+    assert contents(world.target) == FILES
+
+
+def test_a_pull_says_how_far_it_is_for_others_to_see(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("branchfit.download.notice.PUBLISH_S", 0.0)
+    seen: list[tuple[int, int]] = []
+
+    def show(event: Event) -> None:
+        if isinstance(event, Progress):
+            found = read_notice(beside_the_lock())
+            assert found is not None and found.pid == os.getpid()
+            assert (found.done_bytes, found.total_bytes) == (event.overall_done_bytes, event.overall_total_bytes)
+            seen.append((found.done_bytes, found.total_bytes))
+
+    world.pull(on_event=show)
+    whole = sum(map(len, FILES.values()))
+    assert seen[-1] == (whole, whole)
+
+
 # ---- workers that outlive a stop ---------------------------------------------------------------
 
 
@@ -167,9 +330,9 @@ def test_a_worker_that_outlives_its_pull_changes_nothing(world: World, monkeypat
             assert go_on.wait(60)
         sync(path)
 
-    def watched(self: Staging, path: Path, file: object) -> None:
+    def watched(self: Staging, *arguments: Any) -> None:
         try:
-            keep(self, path, file)  # type: ignore[arg-type]
+            keep(self, *arguments)
         except Stopped:
             ended.set()
             raise
@@ -179,7 +342,7 @@ def test_a_worker_that_outlives_its_pull_changes_nothing(world: World, monkeypat
             assert reached.wait(60)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("branchfit.download.crew.JOIN_S", 0.1)
+    monkeypatch.setattr("branchfit.download.fetch.crew.JOIN_S", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(staging_module, "sync", slow)
         patch.setattr(Staging, "keep", watched)
@@ -223,7 +386,8 @@ def test_an_answer_from_the_start_that_breaks_costs_nothing_of_what_is_here(worl
     world.server.ignore_range("cdn GET", times=1)
     world.pull()
     assert contents(world.target) == FILES
-    assert world.of(Finished)[0].fetched_bytes >= len(FILES[WEIGHTS])
+    # The whole file where its end was asked for is taken for a slip, and asked for again.
+    assert world.of(Finished)[0].fetched_bytes == len(FILES[WEIGHTS]) - (2 * MIB + 5)
 
 
 def test_an_answer_that_begins_otherwise_than_the_part_starts_the_file_over(world: World) -> None:
@@ -231,7 +395,8 @@ def test_an_answer_that_begins_otherwise_than_the_part_starts_the_file_over(worl
     world.server.ignore_range("cdn GET", times=None)
     world.pull()
     assert contents(world.target) == FILES
-    assert [event.reason for event in world.of(Retrying) if "other bytes" in event.reason]
+    reasons = [event.reason for event in world.of(Retrying)]
+    assert reasons and all("the whole file was answered" in reason for reason in reasons)
 
 
 # ---- how often is told -------------------------------------------------------------------------

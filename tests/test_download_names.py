@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchfit.download.names import MAX_FILES, check_listing, folder_name, left_out, unsafe_name
+from branchfit.download.names import (
+    MAX_FILES,
+    check_listing,
+    folder_name,
+    has_weights,
+    is_pickle,
+    left_out,
+    unsafe_name,
+)
 from branchfit.errors import RefusedFiles, UsageError
 from branchfit.hub import RepoFile
 
@@ -222,6 +230,10 @@ def test_a_pickle_is_left_out(path: str) -> None:
     reason = left_out(path)
     assert reason is not None
     assert "pickle" in reason
+    assert is_pickle(path)
+    assert left_out(path, allow_pickle=True) is None
+    assert has_weights([path], allow_pickle=True)
+    assert not has_weights([path])
 
 
 @pytest.mark.parametrize(
@@ -229,9 +241,10 @@ def test_a_pickle_is_left_out(path: str) -> None:
     ["modeling.py", "sub/x.PY", "run.sh", "x.so", "libx.so.1.2", "x.dll", "x.exe", "x.bat", "x.ps1", "m.llamafile"],
 )
 def test_code_is_left_out(path: str) -> None:
-    reason = left_out(path)
-    assert reason is not None
-    assert "code" in reason
+    for allow_pickle in (False, True):
+        reason = left_out(path, allow_pickle)
+        assert reason is not None
+        assert "code" in reason
 
 
 @pytest.mark.parametrize(
@@ -258,4 +271,5 @@ def test_everything_else_the_author_published_is_kept(path: str) -> None:
 def test_a_file_of_the_repo_never_passes_for_the_lock() -> None:
     assert left_out("branchfit.lock.json") is not None
     assert left_out("BranchFit.Lock.JSON") is not None
+    assert left_out("branchfit.lock.json", allow_pickle=True) is not None
     assert left_out("sub/branchfit.lock.json") is None

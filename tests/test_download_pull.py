@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from branchfit.demo.served import git_blob_id
 from branchfit.download import plan, pull, read_lock
 from branchfit.download.events import (
     BranchMoved,
@@ -152,17 +153,57 @@ def test_a_branch_without_weights_is_an_error_that_says_so(world: World) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["../../escape.txt", "/tmp/escape.txt", "a\\..\\..\\escape", "nul", "x\u202ey", "C:evil"]
+    "name",
+    [
+        "../../escape.txt",
+        "sub/../../escape.txt",
+        "%2e%2e%2fescape.txt",
+        "/tmp/escape.txt",
+        "a\\..\\..\\escape",
+        "\\\\host\\share\\escape",
+        "x\0y",
+        "nul",
+        "sub/COM1.safetensors",
+        "x\u202ey",
+        "C:evil",
+        "model.safetensors:stream",
+        "MODEL.safetensors",
+        "config.json/x",
+        "../code.py",
+        "../pickle.bin",
+    ],
 )
 def test_a_hostile_listing_is_refused_before_the_first_byte(world: World, name: str) -> None:
     world.serve({**FILES, name: b"boo"})
     before = sorted(world.models_dir.parent.parent.rglob("*"))
     with pytest.raises(RefusedFiles) as caught:
         world.pull()
-    assert caught.value.refused[0][0] == name
+    assert len(caught.value.refused) == 1
+    assert caught.value.refused[0][0] in (name, "model.safetensors", "config.json")  # of a pair, either
     assert not world.fetches()
     new = set(world.models_dir.parent.parent.rglob("*")) - set(before)
     assert not [path for path in new if "cache" not in path.parts]
+
+
+def test_thousands_of_files_are_refused_by_their_number(world: World) -> None:
+    blob = git_blob_id(0, iter([b""]))
+    siblings = [{"rfilename": f"{number}.txt", "size": 0, "blobId": blob} for number in range(10_001)]
+    siblings.append({"rfilename": "model.safetensors", "size": 1, "lfs": {"sha256": "a" * 64, "size": 1}})
+    body = json.dumps({"sha": "a" * 40, "siblings": siblings}).encode()
+    world.server.fail_next(200, matching="revision", body=body)
+    with pytest.raises(RefusedFiles, match="10,002 files"):
+        world.pull()
+    assert not world.fetches()
+
+
+def test_a_link_in_the_repo_becomes_a_file_that_holds_its_text(world: World, tmp_path: Path) -> None:
+    """git keeps a link as a blob with where it leads, and the Hub lists it as any file: no link is ever made of it."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    files = {**FILES, "link.json": str(tmp_path / "precious").encode(), "folder": b"../../.."}
+    world.serve(files)
+    world.pull()
+    assert contents(world.target) == files
+    assert not any(path.is_symlink() for path in world.target.rglob("*"))
 
 
 def test_a_missing_branch_names_the_nearest_and_leaves_nothing(world: World) -> None:
@@ -214,7 +255,9 @@ def test_latest_does_not_reuse_a_file_that_rotted(world: World) -> None:
     files = {**FILES, "config.json": b"{}"}
     world.serve(files)
     world.pull(latest=True)
-    assert contents(world.target) == files
+    kept = contents(world.target)
+    del kept["model.safetensors.edited-1"]  # for all one knows it is the user's
+    assert kept == files
 
 
 def test_latest_keeps_the_users_own_files(world: World) -> None:

@@ -263,7 +263,9 @@ def test_a_copy_of_a_file_that_rotted_is_not_taken(world: World, monkeypatch: py
     world.serve(NEXT)
     monkeypatch.setattr(os, "link", no_links)
     world.pull(latest=True)
-    assert contents(world.target) == NEXT
+    kept = contents(world.target)
+    assert kept.pop("model.safetensors.edited-1") != FILES["model.safetensors"]  # for all one knows it is the user's
+    assert kept == NEXT
 
 
 # ---- which commit ------------------------------------------------------------------------------
@@ -300,3 +302,14 @@ def test_half_a_commit_is_a_usage_error(world: World, commit: str) -> None:
 def test_staging_folders_of_long_names_stay_within_the_file_systems_limit(tmp_path: Path) -> None:
     for name in ("x" * 255, "\u00e9" * 127):
         Staging(tmp_path, tmp_path / "models" / name).folder.mkdir()
+
+
+def test_weights_that_somebody_changed_in_place_are_kept_when_an_update_comes(world: World) -> None:
+    world.pull()
+    mine = bytearray(FILES["model.safetensors"])
+    mine[5] ^= 0xFF  # a merged adapter has the size of the model
+    (world.target / "model.safetensors").write_bytes(mine)
+    world.serve({**FILES, "model.safetensors": b"newer weights"})
+    world.pull(latest=True)
+    assert (world.target / "model.safetensors").read_bytes() == b"newer weights"
+    assert (world.target / "model.safetensors.edited-1").read_bytes() == mine

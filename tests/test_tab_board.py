@@ -20,13 +20,19 @@ class Part:
         self.given, self.named = given, named
         self.wired: tuple[Any, ...] = ()
 
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, *ended: Any) -> None:
+        """As gradio's rows have it."""
+
     def click(self, *wired: Any, **named: Any) -> None:
         self.wired = wired
 
 
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
-    gradio = SimpleNamespace(HTML=Part, Button=Part, State=Part, update=dict, __version__="4.37.2")
+    gradio = SimpleNamespace(HTML=Part, Button=Part, State=Part, Row=Part, update=dict, __version__="4.37.2")
     monkeypatch.setitem(sys.modules, "gradio", gradio)
     office = stand_in(tmp_path, Loading(), monkeypatch.setattr)
     parts = {"truncation_length": Part()}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from branchfit.download.events import Note, Progress, Started
+from branchfit.download.events import FileStarted, Note, Paused, Progress, Queued, Resumed, Started, Waiting
 from branchfit.errors import NoSpace
 from branchfit_webui.jobs import LINE, Job, Jobs, Seen
 from branchfit_webui.panel.progress import board_html
@@ -220,3 +220,36 @@ def test_ended_jobs_are_forgotten_in_the_end_and_the_newest_come_first(jobs: Job
         jobs.wait(str(number), SOON_S)
     keys = [each.key for each in jobs.seen()]
     assert keys[0] == "11" and 6 <= len(keys) <= 7 and "0" not in keys
+
+
+def test_a_job_says_for_whom_it_waits_that_it_is_paused_and_when_it_goes_on(jobs: Jobs) -> None:
+    tell: list[Job] = []
+    ready, gate = threading.Event(), threading.Event()
+
+    def work(job: Job) -> str:
+        job.say("downloading")
+        tell.append(job)
+        ready.set()
+        assert gate.wait(SOON_S)
+        return ""
+
+    def phase() -> str:
+        return seen(jobs, "a").phase
+
+    jobs.start("a", "a", work)
+    assert ready.wait(SOON_S)
+    (job,) = tell
+    job.tell(Queued(2, ("o/r:x (pid 7, 40 %)", "o/r:y (pid 8)")))
+    assert phase() == "waiting for o/r:x (pid 7, 40 %) and 1 more"
+    job.tell(FileStarted("w", 0, 100))
+    assert phase() == "downloading"
+    job.tell(Paused())
+    job.tell(Progress("w", 10, 100, 10, 100))  # it was on its way
+    assert phase() == "paused" and seen(jobs, "a").done_bytes == 10
+    job.tell(Resumed())
+    assert phase() == "downloading"
+    job.tell(Waiting(Path("f"), 12, 30, 90))
+    assert phase() == "another program (pid 12) is at work on it; waiting for it"
+    assert (seen(jobs, "a").done_bytes, seen(jobs, "a").total_bytes) == (30, 90)
+    gate.set()
+    jobs.wait("a", SOON_S)

@@ -5,7 +5,9 @@ What a load does in a host is tested in test_loading_*.py; here it is what the p
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +18,12 @@ from branchfit.demo.repo import BRANCHES, REPO, demo_repo
 from branchfit.demo.server import LoopbackHub
 from branchfit.download import folder_name
 from branchfit.download.places import STAGING_NAME
+from branchfit.download.queue import Queue, Wanted
+from branchfit.download.queue.entries import QueueFile
 from branchfit.errors import LoadError, NotFound, NotInstalled, UsageError
 from branchfit.units import GIB
 from branchfit_webui.advice import Advice, Wishes, context_tokens
+from branchfit_webui.downloads import Downloads
 from branchfit_webui.jobs import Seen
 from branchfit_webui.office import Office
 from tab_host import Loading, stand_in
@@ -208,6 +213,105 @@ def test_two_pages_that_want_the_same_branch_share_one_download(office: Office, 
     assert len(office.models()) == 2
 
 
+# ---- in the queue that the command shares ------------------------------------------------------
+
+
+def wait_for(office: Office, key: str, words: str) -> Seen:
+    end = time.monotonic() + SOON_S
+    while True:
+        seen = next(job for job in office.jobs.seen() if job.key == key)
+        if words in seen.phase:
+            return seen
+        assert time.monotonic() < end and seen.alive, seen
+
+
+def states() -> dict[str, str]:
+    return {one.entry.wanted.branch: one.state for one in Queue().listed()}
+
+
+def stands(wanted: dict[str, str]) -> None:
+    """Wait until the queue stands so: the one ahead may be named before it has the line."""
+    end = time.monotonic() + SOON_S
+    while states() != wanted:
+        assert time.monotonic() < end, states()
+
+
+def test_downloads_wait_for_each_other_and_for_the_commands_and_any_can_be_put_first(
+    office: Office, hub: LoopbackHub
+) -> None:
+    advice = looked(office)
+    hub.slow_down(200_000, "cdn GET")
+    others = [branch for branch in BRANCHES if branch not in (BEST, "main")][:1]
+    office.get(advice, BEST, Wishes(), load=False, anyway=False)
+    stands({BEST: "running"})
+    for branch in ("main", *others):
+        office.get(advice, branch, Wishes(), load=False, anyway=False)
+    wait_for(office, f"{REPO}:main", f"waiting for {REPO}:{BEST} (pid {os.getpid()}")
+    wait_for(office, f"{REPO}:{others[0]}", "and 1 more")
+    stands({BEST: "running", "main": "waiting", others[0]: "waiting"})
+    assert office.can() == (True, False, True)
+    assert office.queued(Downloads.put_first) == ""
+    wait_for(office, f"{REPO}:{BEST}", f"waiting for {REPO}:{others[0]}")
+    assert list(states()) == [others[0], BEST, "main"]
+    office.queued(Downloads.pause)
+    for branch in (BEST, "main", *others):
+        wait_for(office, f"{REPO}:{branch}", "paused")
+    office.queued(Downloads.unpause)
+    wait_for(office, f"{REPO}:main", "waiting for")
+    hub.clear_faults()
+    for branch in (BEST, "main", *others):
+        assert done(office, f"{REPO}:{branch}").state == "done"
+    assert Queue().listed() == [] and office.can() == (False, False, False)
+
+
+def test_a_download_is_paused_and_goes_on_and_is_stopped_while_it_is_paused(office: Office, hub: LoopbackHub) -> None:
+    key = f"{REPO}:{BEST}"
+    hub.slow_down(200_000, "cdn GET")
+    office.get(looked(office), BEST, Wishes(), load=False, anyway=False)
+    while not any(job.done_bytes > 0 for job in office.jobs.seen()):
+        assert office.jobs.alive()
+    assert office.queued(Downloads.pause) == ""
+    wait_for(office, key, "paused")
+    assert office.can() == (False, True, False)
+    Queue().pause()  # by the command: all of it
+    assert office.queued(Downloads.unpause) == ""
+    wait_for(office, key, "downloading")
+    assert office.can() == (True, False, False)
+    office.queued(Downloads.pause)
+    wait_for(office, key, "paused")
+    office.cancel(key)
+    assert done(office, key).state == "cancelled"
+    assert "No download" in office.queued(Downloads.pause) and "No download" in office.queued(Downloads.put_first)
+
+
+def test_what_a_webui_that_is_gone_left_in_the_queue_is_offered_and_can_be_got_or_forgotten(
+    office: Office, hub: LoopbackHub, loading: Loading
+) -> None:
+    models = office.models_dir
+    for branch in (BEST, "main"):
+        Queue().add(Wanted(REPO, branch, models))
+    Queue().add(Wanted(REPO, "main", models.parent / "another webui's"))
+    assert [(one.name, one.size_bytes) for one in office.unfinished()] == [
+        (folder_name(REPO, BEST), 0), (folder_name(REPO, "main"), 0)
+    ]  # fmt: skip
+    office.discard(folder_name(REPO, "main"))
+    assert [one.branch for one in office.unfinished()] == [BEST]
+    assert office.resume(folder_name(REPO, BEST), Wishes()) == ""
+    assert done(office, f"{REPO}:{BEST}").state == "done" and not office.unfinished()
+    assert len(Queue().listed()) == 1
+
+
+def test_without_a_queue_a_download_goes_on_alone_and_says_so(
+    office: Office, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice = looked(office)
+    folder = QueueFile().folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_bytes(b"")
+    office.get(advice, "main", Wishes(), load=False, anyway=False)
+    assert done(office, f"{REPO}:main").state == "done" and [one.branch for one in office.models()] == ["main"]
+
+
 def installed(office: Office, branch: str = "main") -> str:
     office.get(looked(office), branch, Wishes(), load=False, anyway=False)
     assert done(office, f"{REPO}:{branch}").state == "done"
@@ -262,6 +366,7 @@ def test_a_page_that_visitors_share_changes_nothing(office: Office, tmp_path: Pa
     acts = (
         lambda: office.get(advice, BEST, Wishes(), load=False, anyway=False), lambda: office.load(name, Wishes(), True),
         lambda: office.remove(name), lambda: office.repair(name), lambda: office.discard(name), office.unload,
+        lambda: office.queued(Downloads.pause),
         office.give_back, lambda: office.resume(name, Wishes()),
     )  # fmt: skip
     for act in acts:

@@ -229,6 +229,13 @@ def test_two_pages_see_one_download_and_keep_their_own_repos(
         tab.until(lambda: "downloading" in tab.board(), "the download")
         other.click("Download only")
         other.until(lambda: REPO in other.board() and "waiting for" in other.board(), "both downloads, in turn")
+        other.click("Last one first")
+        other.until(lambda: "Another/Model-GPTQ:main: downloading" in other.board(), "the other one's turn")
+        tab.click("Pause downloads")
+        other.until(lambda: other.board().count(": paused") == 2, "a pause that both pages see")
+        assert not other.has("Pause downloads")
+        other.click("Go on with downloads")
+        other.until(lambda: "Another/Model-GPTQ:main: downloading" in other.board(), "it goes on")
         hub.clear_faults()
         for page in (tab, other):
             page.click("Refresh progress", "menu")

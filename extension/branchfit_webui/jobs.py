@@ -1,8 +1,8 @@
 """What the tab has going on: downloads, loads, verifications, each in a thread of its own.
 
 They belong to the webui, not to a page: a page that is reloaded, or a second one, sees the same jobs.
-The same thing asked for twice is one job. Downloads take turns in the order they were asked for, and
-so do loads, since a webui holds one model.
+The same thing asked for twice is one job. Loads take turns in the order they were asked for, since a webui
+holds one model, and so do repairs; downloads do in the queue that they share with the command.
 """
 
 from __future__ import annotations
@@ -14,27 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from branchfit.download.events import (
-    BranchMoved,
-    Checking,
-    Event,
-    FileBad,
-    FileStarted,
-    FileVerified,
-    LeftOut,
-    Note,
-    Progress,
-    Retrying,
-    Started,
-    Waiting,
-)
+from branchfit.download.events import Event, Paused, Resumed
 from branchfit.errors import BranchFitError
-from branchfit.units import gb
+
+from . import told
 
 LINE, MODEL = "line", "model"
-"""What jobs take turns at: the line to the Hub, and the one model that a webui holds."""
+"""What jobs take turns at: the line to the Hub (repairs), and the one model that a webui holds."""
 
 ALIVE = frozenset({"waiting", "running"})
 
@@ -86,7 +73,8 @@ class Job:
         self._turns = turns
         self._lock = threading.Lock()
         self._cancel = threading.Event()
-        self._state, self._phase, self._result = "waiting", "", ""
+        self._state, self._phase, self._held_up, self._result = "waiting", "", "", ""
+        self._paused = False
         self._ended: int | None = None
         self._done_bytes = self._total_bytes = 0
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -106,7 +94,7 @@ class Job:
     def show(self, phase: str) -> None:
         """As `say`, where the work cannot be stopped."""
         with self._lock:
-            self._phase = phase
+            self._phase, self._held_up = phase, ""
             self._lines.clear()
             self._done_bytes = self._total_bytes = 0
             self._pace.clear()
@@ -121,17 +109,20 @@ class Job:
         self.check()
         with self._lock:
             self._count(event)
-        line = _line(event)
+        line = told.line(event)
         if line:
             self.note(line)
 
     def _count(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self._done_bytes, self._total_bytes = event.done_bytes, event.total_bytes
-        elif isinstance(event, Progress):
-            self._done_bytes, self._total_bytes = event.overall_done_bytes, event.overall_total_bytes
-        else:
+        held_up, amounts = told.held_up(event), told.amounts(event)
+        self._paused = (self._paused or isinstance(event, Paused)) and not isinstance(event, Resumed)
+        # What was on its way when it was paused is still told: that does not mean that it goes on.
+        if held_up is not None and held_up != self._held_up and (held_up or not self._paused):
+            self._held_up = held_up
+            self._pace.clear()  # the speed is that of what is fetched, and by whom
+        if amounts is None:
             return
+        self._done_bytes, self._total_bytes = amounts
         now = time.monotonic()
         if self._pace and self._done_bytes < self._pace[-1][1]:  # a file that had to start over
             self._pace.clear()
@@ -150,7 +141,7 @@ class Job:
     def seen(self) -> Seen:
         with self._lock:
             return Seen(
-                self.key, self.what, self._state, self._phase, self._done_bytes, self._total_bytes,
+                self.key, self.what, self._state, self._held_up or self._phase, self._done_bytes, self._total_bytes,
                 self._speed(), tuple(self._lines), self._result, self._cancel.is_set(), self._ended,
             )  # fmt: skip
 
@@ -285,22 +276,3 @@ class Jobs:
                 return seen
             time.sleep(0.01)
         raise TimeoutError(f"{key} was not done in {timeout_s:g} s")
-
-
-def _line(event: Any) -> str:
-    """An event as a line for people; '' for those that only move the bar."""
-    if isinstance(event, Waiting):
-        return f"another program{f' (pid {event.pid})' if event.pid else ''} is at work on it; waiting for it"
-    if isinstance(event, LeftOut):
-        return f"left out {event.path}: {event.reason}"
-    if isinstance(event, (Checking, FileStarted)):
-        return f"{'checking what is there of' if isinstance(event, Checking) else 'now'} {event.path}"
-    if isinstance(event, FileVerified):
-        return f"verified {event.path} ({gb(event.size_bytes)}, {event.algorithm})"
-    if isinstance(event, FileBad):
-        return f"BAD {event.path}: expected {event.expected}, got {event.actual}"
-    if isinstance(event, Retrying):
-        return f"{event.path}: {event.reason}; trying again in {event.wait_s:g} s"
-    if isinstance(event, BranchMoved):
-        return f"the branch moved from commit {event.installed_commit[:12]} to {event.hub_commit[:12]}"
-    return event.message if isinstance(event, Note) else ""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from branchfit import installed as on_disk
-from branchfit.download import Installed, pull
-from branchfit.download.unfinished import Unfinished, discard, unfinished
+from branchfit.download import Installed
+from branchfit.download.unfinished import Unfinished
 from branchfit.errors import BranchFitError, DownloadError, HubError, LoadError, UsageError
 from branchfit.gather import Gathered
 from branchfit.gpus import detect
@@ -16,6 +16,7 @@ from branchfit.units import gb, gib
 
 from . import loading
 from .advice import Advice, Desk, Wishes, counting
+from .downloads import Downloads
 from .host import Host
 from .jobs import LINE, MODEL, Job, Jobs
 
@@ -37,6 +38,7 @@ class Office:
         self.host = host
         self.desk = Desk(host)
         self.jobs = Jobs()
+        self.downloads = Downloads(lambda: self.models_dir)
         self._lock = lock
 
     @property
@@ -66,35 +68,31 @@ class Office:
                 f"{branch} would not load: {assessment.why.rstrip('.')}. Download it only, choose another branch, or "
                 f"tick the box to load it all the same."
             )
-        name = f"{advice.repo}:{branch}"
+        wanted = self.downloads.wanted(advice, branch)
+        self.downloads.line_up(wanted)
 
         def work(job: Job) -> str:
-            model = self._pull(job, advice, branch)
+            model = self.downloads.get(job, wanted)
             if not load:
                 return f"downloaded and verified, {gb(model.size_bytes)}. It stands under Models on disk."
             return self._load(job, model, wishes, anyway)
 
-        return self._start(name, name, work)
+        return self._start(wanted.name, wanted.name, work)
 
-    def _pull(self, job: Job, advice: Advice, branch: str) -> Installed:
-        from branchfit.hub import Hub
+    # Its downloads
 
-        found, assessment = advice.found, advice.of(branch)
-        variant = found.listed.get(branch)
-        with job.turn(LINE):
-            job.say("downloading")
-            return pull(
-                Hub(),
-                advice.repo,
-                branch,
-                self.models_dir,
-                # What the page showed is what comes, though the branch may move meanwhile.
-                commit=variant.commit if variant is not None and found.as_of is None else None,
-                on_event=job.tell,
-                template=found.template_record,
-                loader=assessment.loader if assessment else None,
-                runtime=assessment.runtime if assessment else None,
-            )
+    def can(self) -> tuple[bool, bool, bool]:
+        """Whether there is a download here to pause, one to let go on, and one that could be put first."""
+        found = self.downloads.under_way() if self.jobs.alive() and not self.closed() else []
+        states = [one.state for one in found]
+        return any(state != "paused" for state in states), "paused" in states, "waiting" in states and len(states) > 1
+
+    def queued(self, act: Callable[[Downloads], str]) -> str:
+        """Pause the downloads, let them go on, or put one first. '' where the board says the rest."""
+        self._open()
+        return act(self.downloads)
+
+    # Load
 
     def load(self, name: str | None, wishes: Wishes, anyway: bool) -> str:
         """Start the load of a model on disk."""
@@ -209,7 +207,7 @@ class Office:
         return on_disk.installed(self.models_dir)
 
     def unfinished(self) -> list[Unfinished]:
-        return unfinished(self.models_dir)
+        return self.downloads.unfinished()
 
     def model(self, name: str | None) -> Installed:
         if not name:
@@ -290,7 +288,7 @@ class Office:
             raise UsageError(f"there is no unfinished download {name}.")
         if any(job.alive and job.what == going for job in self.jobs.seen()):
             raise UsageError(f"{going} is being downloaded this moment: cancel that first.")
-        return f"Deleted what was there of {name}: {gb(discard(self.models_dir, name))} freed."
+        return f"Deleted what was there of {name}: {gb(self.downloads.discard(name))} freed."
 
     def resume(self, name: str | None, wishes: Wishes) -> str:
         """Go on with a download that did not end."""

@@ -232,17 +232,24 @@ class NoSpace(DownloadError):
 
 
 class BadChecksum(DownloadError):
-    """`kept` is where the bad file was put aside, None where it was left in place."""
+    """`kept` is where the bad file was put aside, None where it was left in place.
 
-    def __init__(self, path: str, expected: str, actual: str, kept: Path | None = None) -> None:
+    `twice` says that the same wrong bytes came twice: it is what serves them that is wrong, not the line.
+    """
+
+    def __init__(self, path: str, expected: str, actual: str, kept: Path | None = None, *, twice: bool = False) -> None:
+        self.twice = twice
         self.path = path
         self.expected = expected
         self.actual = actual
         self.kept = kept
         aside = f"; the bad file is kept as {kept}" if kept else ""
-        super().__init__(
-            f"{path} is not what the Hub says it is: expected {expected}, got {actual}{aside}. Run the same pull again."
+        remedy = (
+            "The same bytes came twice: it is wrong where it is served. Tell its author, or take another branch."
+            if twice
+            else "Run the same pull again; if the hash is another each time, the line or this machine's memory is bad."
         )
+        super().__init__(f"{path} is not what the Hub says it is: expected {expected}, got {actual}{aside}. {remedy}")
 
 
 class TransferBroken(DownloadError):

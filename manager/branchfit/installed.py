@@ -1,4 +1,4 @@
-"""The models on disk: list, find, verify, repair, remove.
+"""The models on disk: list, find, verify, repair, update, remove; what they and what was left behind take.
 
 A model is a folder with a lock that BranchFit wrote. Everything else in a models folder is reported,
 never touched: the webui's own downloads, a lock that cannot be read, links to elsewhere.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .download.changes import BranchChanges, FileChange, compare
 from .download.disk import NO_SPACE, delete_tree, is_plain, walk
 from .download.events import OnEvent
 from .download.lockfile import BadLock, Installed, LockedFile, has_lock, read_lock
@@ -23,6 +24,10 @@ from .download.planning import resolved
 from .download.repairing import RepairReport, record_verified, repair
 from .download.staging import Staging, all_left_behind, left_behind
 from .download.unfinished import Unfinished, discard, unfinished
+from .download.usage.census import FolderUse, folder_use
+from .download.usage.leftovers import Orphan
+from .download.usage.orphans import find_orphans, remove_orphan
+from .download.usage.usage import DiskUse, disk_use
 from .download.verifying import BadFile, VerifyReport
 from .download.verifying import verify as _verify
 from .errors import DownloadError, NotInstalled, PromptError
@@ -33,20 +38,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadFile",
+    "BranchChanges",
+    "DiskUse",
+    "FileChange",
+    "FolderUse",
     "Installed",
     "Inventory",
     "LockedFile",
+    "Orphan",
     "RepairReport",
     "Unfinished",
     "UnknownFolder",
     "VerifyReport",
+    "compare",
     "discard",
+    "disk_use",
     "disk_use_bytes",
     "find",
+    "find_orphans",
+    "folder_use",
     "installed",
     "models_folder",
     "recorded_template",
     "remove",
+    "remove_orphan",
     "repair",
     "scan",
     "unfinished",
@@ -164,7 +179,7 @@ def verify(model: Installed, on_event: OnEvent | None = None, listing: BranchSta
     """
     report = _verify(model, on_event, listing)
     if report.ok:
-        record_verified(model)
+        record_verified(report.installed)
     return report
 
 

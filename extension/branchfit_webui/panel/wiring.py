@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from branchfit.errors import BranchFitError
 
-from .pieces import problem_html
+from ..downloads import Downloads
+from .pieces import good_html, problem_html
 from .progress import WORKING, board_html
 
 if TYPE_CHECKING:
@@ -90,6 +92,10 @@ class Board:
 
         self.office = office
         self.view = gr.HTML(lambda: board_html(office.jobs.seen()), elem_id="branchfit-board")
+        with gr.Row():
+            self._pause = gr.Button("Pause downloads", elem_classes=BUTTON, visible=False)
+            self._unpause = gr.Button("Go on with downloads", elem_classes=BUTTON, visible=False)
+            self._first = gr.Button("Last one first", elem_classes=BUTTON, visible=False)
         self._poll = gr.Button("Refresh progress", elem_id=POLL_ID)
         self._ended = gr.State(FRESH)
         self.wishes: list[Any] = []
@@ -120,14 +126,29 @@ class Board:
         if cut is not None:
             # What the page sends along with every prompt: the host's own page renews it after a load, too.
             self.follow([], [cut], lambda: {cut: host.settings.get("truncation_length")}, fresh=False)
+        buttons = [self._pause, self._unpause, self._first]
+        for button, act in zip(buttons, (Downloads.pause, Downloads.unpause, Downloads.put_first), strict=True):
+            on(button.click, partial(self._acted, act), [], [self.view, *buttons], self._said)
         inputs = [self._ended, *(each for wanted, *_ in self._followers for each in wanted)]
-        outputs = [self.view, self._ended, *(each for _, given, *_ in self._followers for each in given)]
+        outputs = [self.view, self._ended, *buttons, *(each for _, given, *_ in self._followers for each in given)]
         on(self._poll.click, self._polled, inputs, outputs, self._said)
+
+    def _acted(self, act: Callable[[Downloads], str]) -> Answer:
+        words = self.office.queued(act)
+        return {self._said: good_html(words) if words else "", self.view: self.html(), **self._buttons()}
+
+    def _buttons(self) -> Answer:
+        import gradio as gr
+
+        shown = zip((self._pause, self._unpause, self._first), self.office.can(), strict=True)
+        return {button: gr.update(visible=visible) for button, visible in shown}
 
     def _polled(self, known: int, *values: Any) -> Answer:
         # The board first: what ends in between is then still seen as going on, and asked about again.
         board, ended = board_html(self.office.jobs.seen()), self.office.jobs.ended
         answer: Answer = {self.view: board, self._ended: ended}
+        if known != ended or self.office.jobs.alive():
+            answer |= self._buttons()
         if known != ended:
             for inputs, _, function, fresh in self._followers:
                 own, values = values[: len(inputs)], values[len(inputs) :]

@@ -17,10 +17,13 @@ from .exits import EXIT_COULD_NOT, EXIT_DONE, EXIT_INTERRUPTED, exit_code
 COMMANDS = {
     "variants": "advise:variants",
     "recommend": "advise:recommend_command",
-    "pull": "models:pull_command",
+    "pull": "pulling:pull_command",
+    "queue": "queue:queue",
     "list": "models:list_command",
     "verify": "models:verify_command",
     "repair": "models:repair_command",
+    "update": "updating:update_command",
+    "du": "disk:du_command",
     "remove": "models:remove_command",
     "prompt": "prompt:prompt",
     "ask": "ask:ask",
@@ -88,6 +91,8 @@ def run() -> NoReturn:
     except click.Abort as stopped:
         # click turns Ctrl-C into Abort, which a "no" at a question is too.
         interrupted = isinstance(stopped.__cause__ or stopped.__context__, KeyboardInterrupt)
+        if interrupted:
+            _tell_json("Interrupted", "interrupted; what was fetched is kept")
         print("branchfit: interrupted." if interrupted else "branchfit: nothing was changed.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_COULD_NOT)
     except click.ClickException as error:
@@ -101,6 +106,10 @@ def run() -> NoReturn:
 
 
 def _tell_json(kind: str, message: str) -> None:
-    """With --json, stdout holds one document whatever happens."""
+    """With --json, stdout holds one document whatever happens; with --json-lines, a last line."""
     if "--json" in sys.argv[1:]:
         print(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False))
+    elif "--json-lines" in sys.argv[1:]:
+        from ..download.events import Failed
+
+        print(json.dumps(Failed(kind, message).to_dict(), ensure_ascii=False))

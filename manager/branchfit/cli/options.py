@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ..units import GB, GIB, KB, MB, MIB
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -31,6 +34,28 @@ staging_option = click.option(
     metavar="DIR",
     type=FOLDER,
     help="Where unfinished downloads grow; on the models folder's disk. Default: .branchfit-staging beside it.",
+)
+
+
+_RATE_UNITS = {"": 1, "K": KB, "M": MB, "G": GB, "KI": 2**10, "MI": MIB, "GI": GIB}
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Bytes a second: `5MB`, `800kB`, `1.5MiB`, `5M` (decimal, as networks count)."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([KMG]?I?)B?(?:/S)?", value.strip().upper())
+    rate = float(found[1]) * _RATE_UNITS.get(found[2], 0) if found else 0.0
+    if rate < 1:
+        raise click.BadParameter(f"{value!r:.40} is no rate: write bytes a second, as 5MB, 800kB or 1.5MiB.")
+    return rate
+
+
+limit_option = click.option(
+    "--limit-rate",
+    metavar="RATE",
+    callback=_rate,
+    help="At most so many bytes a second, all connections together: 5MB, 800kB, 1.5MiB. Default: no limit.",
 )
 
 card_option = click.option("--card", metavar="FILE", type=FILE, help="Read this model card instead of asking the Hub.")

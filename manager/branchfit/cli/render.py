@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..download import Installed
+    from ..download.usage.usage import CachedRepo
+    from ..installed import FolderUse
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """C0 and C1 controls and the marks that reorder text."""
@@ -33,7 +34,8 @@ def console(stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
-    width = shutil.get_terminal_size().columns if terminal else PLAIN_WIDTH
+    # On a terminal rich asks for the width at each drawing: windows get resized.
+    width = None if terminal else PLAIN_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, no_color=None if terminal else True, emoji=False)
 
 
@@ -165,4 +167,29 @@ def models_table(models: Sequence[Installed]) -> None:
     ]
     columns: list[tuple[str, Justify]] = [("name", "left"), ("size", "right")]
     columns += [("template", "left"), ("loader", "left"), ("pulled", "left"), ("verified", "left")]
+    console().print(_table(columns, rows))
+
+
+def folders_table(folders: Sequence[FolderUse]) -> None:
+    rows = [
+        [
+            use.name,
+            gb(use.size_bytes),
+            gb(use.shared_bytes) if use.shared_bytes else "-",
+            ", ".join(use.shared_with) or "-",
+            f"{len(use.extra)}, {gb(sum(file.size_bytes for file in use.extra))}" if use.extra else "-",
+        ]
+        for use in folders
+    ]
+    columns: list[tuple[str, Justify]] = [("name", "left"), ("size", "right"), ("of it shared", "right")]
+    columns += [("with", "left"), ("not the author's", "right")]
+    console().print(_table(columns, rows))
+
+
+def cached_repos_table(repos: Sequence[CachedRepo]) -> None:
+    rows = [
+        [repo.repo, repo.kind, gb(repo.size_bytes), str(repo.revisions) if repo.problem is None else "cannot be read"]
+        for repo in repos
+    ]
+    columns: list[tuple[str, Justify]] = [("name", "left"), ("kind", "left"), ("size", "right"), ("commits", "right")]
     console().print(_table(columns, rows))

@@ -2,14 +2,15 @@
 
     installed = pull(hub, "TheBloke/Model-GPTQ", "gptq-4bit-32g-actorder_True", models_dir, on_event=show)
 
-`plan` says what a pull would do and touches nothing; `events` is what it tells while it works;
-`lockfile` is the record it leaves beside the model.
+`pin` says which commit a pull takes, and `plan` what it would do with it; both touch nothing. `events` is what it
+tells while it works; `lockfile` is the record it leaves beside the model.
 """
 
 from __future__ import annotations
 
+from .commits import Pinned, pin
 from .events import Event, OnEvent
-from .lockfile import BadLock, Installed, LeftOutFile, LockedFile, read_lock
+from .lockfile import BadLock, Installed, LeftOutFile, LockedFile, read_lock, read_lock_file
 from .names import LOCK_NAME, folder_name
 from .planning import DownloadPlan, PlannedFile, plan
 from .pulling import pull
@@ -23,9 +24,12 @@ __all__ = [
     "LeftOutFile",
     "LockedFile",
     "OnEvent",
+    "Pinned",
     "PlannedFile",
     "folder_name",
+    "pin",
     "plan",
     "pull",
     "read_lock",
+    "read_lock_file",
 ]

@@ -29,10 +29,33 @@ class Event:
 
 @dataclass(frozen=True)
 class Waiting(Event):
-    """Another process is at work on the same folder; this one goes on when that one ends."""
+    """Another process is at work on the same folder; this one goes on when that one ends.
+
+    Told again as the other one gets on: `done_bytes` of `total_bytes`, 0 of 0 where it does not say.
+    """
 
     folder: Path
     pid: int | None
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Queued(Event):
+    """Others have the line; this one is at `position` (1 is the next). `ahead` names who comes before it."""
+
+    position: int
+    ahead: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Paused(Event):
+    """The user holds the download up; nothing is fetched until `Resumed`."""
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """It goes on."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +100,28 @@ class FileStarted(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """Bytes done of this file and of all of them. A file that has to start over goes back."""
+    """Bytes done of this file and of all of them. A file that has to start over goes back.
+
+    `verified_bytes` are those of files whose hash was found right, of all of them; `connections` is how many are
+    open now.
+    """
 
     path: str
     done_bytes: int
     total_bytes: int
     overall_done_bytes: int
     overall_total_bytes: int
+    verified_bytes: int = 0
+    connections: int = 0
+
+
+@dataclass(frozen=True)
+class Reused(Event):
+    """A file was on this machine already, with the right hash: linked or copied from `source`, not fetched."""
+
+    path: str
+    size_bytes: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -143,6 +181,14 @@ class Finished(Event):
     outcome: str
     size_bytes: int
     fetched_bytes: int
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The command ends with an error: its kind, and its sentence. With `--json-lines` the last line, then."""
+
+    kind: str
+    message: str
 
 
 OnEvent = Callable[[Event], None]

@@ -51,6 +51,7 @@ def _carry_over(staging: Staging, made: Installed) -> list[str]:
     changed since: these under a name that no loader takes for the model's.
     """
     target, published = made.folder, {file.path: file for file in read_lock(made.folder).files}
+    locked_ns = (target / LOCK_NAME).lstat().st_mtime_ns
     notes = []
     for relative, found in list(walk(target)):
         if relative in (LOCK_NAME, FRESH_LOCK_NAME):
@@ -58,7 +59,9 @@ def _carry_over(staging: Staging, made: Installed) -> list[str]:
         file = published.get(relative)
         if file is None:
             _second_name(target / relative, _place_for(staging, relative))
-        elif not _same_file(target / relative, staging.files / relative) and _changed(target / relative, file, found):
+        elif not _same_file(target / relative, staging.files / relative) and _changed(
+            target / relative, file, found, locked_ns
+        ):
             kept = _free_name(relative, target, staging.files)
             _second_name(target / relative, make_folders(staging.files, kept))
             notes.append(f"{relative} had been changed since it was pulled: what it was is kept as {target / kept}.")
@@ -83,15 +86,16 @@ def _place_for(staging: Staging, relative: str) -> Path:
     return place
 
 
-def _changed(path: Path, file: LockedFile, found: os.stat_result) -> bool:
-    """True where an installed file is not what was published.
+def _changed(path: Path, file: LockedFile, found: os.stat_result, locked_ns: int) -> bool:
+    """True where an installed file is not what was published. `locked_ns` is when its lock was written, after it.
 
-    Weights of the right size are taken for what they were: hashing tens of GB to find a file that
-    nobody edits, and that if it is bad has rotted, is not worth it.
+    Weights of the right size that nothing touched since then are taken for what they were: to hash tens of GB for
+    what can only have rotted is not worth it.
     """
     if not stat.S_ISREG(found.st_mode) or found.st_size != file.size_bytes:
         return True
-    return not is_weights(file.path) and not hash_file(path, file).matches
+    touched = max(found.st_mtime_ns, found.st_ctime_ns) > locked_ns
+    return (touched or not is_weights(file.path)) and not hash_file(path, file).matches
 
 
 def _same_file(one: Path, other: Path) -> bool:

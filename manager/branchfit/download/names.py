@@ -110,6 +110,16 @@ def is_weights(path: str) -> bool:
     return path.lower().endswith(_WEIGHTS)
 
 
+def is_pickle(path: str) -> bool:
+    """True for a file that its loaders take for a pickle, compressed or not."""
+    return _suffix(path) in _PICKLES
+
+
+def has_weights(paths: Iterable[str], allow_pickle: bool = False) -> bool:
+    """True where a model can be among these files; pickles count where they are allowed."""
+    return any(is_weights(path) or (allow_pickle and is_pickle(path)) for path in paths)
+
+
 def unsafe_component(name: str) -> str | None:
     """Why one file or folder name must not be made on disk, or None where it may."""
     if name in {"", ".", ".."}:
@@ -150,23 +160,27 @@ def unsafe_name(path: str) -> str | None:
     return None
 
 
-def left_out(path: str) -> str | None:
+def left_out(path: str, allow_pickle: bool = False) -> str | None:
     """Why a file with a safe name is not fetched, or None where it is.
 
     Pickles run the code they hold when they are read, and code is code; a safetensors model needs
-    neither.
+    neither. With `allow_pickle` pickles are fetched; code never is.
     """
     if path.split("/")[0].casefold() in (LOCK_NAME, FRESH_LOCK_NAME):
         return "the name is BranchFit's own"
+    if not allow_pickle and is_pickle(path):
+        return "a pickle: reading it runs whatever code it holds"
+    if _suffix(path) in _CODE:
+        return "code: BranchFit fetches none"
+    return None
+
+
+def _suffix(path: str) -> str:
+    """What decides a file's kind: its suffix in lower case, below those of compression and of library versions."""
     name = path.rsplit("/", 1)[-1].lower().rstrip()
     while name.endswith(_COMPRESSED):
         name = name.rsplit(".", 1)[0]
-    suffix = PurePosixPath(re.sub(r"(\.so)(\.\d+)+$", r"\1", name)).suffix
-    if suffix in _PICKLES:
-        return "a pickle: reading it runs whatever code it holds"
-    if suffix in _CODE:
-        return "code: BranchFit fetches none"
-    return None
+    return PurePosixPath(re.sub(r"(\.so)(\.\d+)+$", r"\1", name)).suffix
 
 
 def _normal(path: str) -> str:

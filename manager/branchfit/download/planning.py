@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import DownloadError, NoSpace, RefusedFiles
+from ..errors import DownloadError, NoSpace
 from .disk import can_link, existing_ancestor, free_inodes, is_plain, is_plain_folder, plain_path, space_for, walk
-from .hashing import expected_hash
 from .lockfile import Installed, LeftOutFile, LockedFile, has_lock, read_lock
-from .names import LOCK_NAME, check_listing, folder_name, is_commit, is_weights, left_out
+from .names import LOCK_NAME, folder_name
 from .places import staging_root
+from .reuse import Sources, copied_bytes, find_sources, renamed
 from .staging import Staging
+from .wanted import allowed_before, sort_listing
 
 if TYPE_CHECKING:
     from ..hub import BranchState
@@ -32,11 +33,15 @@ have this commit's sizes."""
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file of the branch. `here_bytes` of `size_bytes` need no transfer (staged, or in the folder already)."""
+    """A file of the branch. `here_bytes` of `size_bytes` need no transfer: they are in place, staged, or elsewhere.
+
+    `origin` says where elsewhere: "huggingface_hub's cache", another model's folder; "" where nowhere.
+    """
 
     path: str
     size_bytes: int
     here_bytes: int
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,38 +96,56 @@ def plan(
     *,
     staging_dir: Path | None = None,
     require_space: bool = True,
+    allow_pickle: bool = False,
+    lock: Installed | None = None,
 ) -> DownloadPlan:
-    """Say what `pull` would do with this listing; the disk is only looked at.
+    """Say what `pull` would do with this listing (see `commits.pin` for which); the disk is only looked at.
 
-    Raises `RefusedFiles` for a listing that must not be written, or whose only weights are pickles;
+    Raises `RefusedFiles` for a listing that must not be written, or whose only weights are pickles (see `wanted`);
     `NoSpace` or, out of inodes, `DownloadError` (unless `require_space` is False); `DownloadError` for a
     branch without weights, a place taken by something else, or no place to download into; `UsageError`
     for a bad name.
     """
     models_dir = resolved(models_dir)
     target = models_dir / folder_name(repo, state.branch)
-    wanted, without = sort_listing(state, repo, target)
+    allow_pickle = allow_pickle or (lock is None and allowed_before(target, repo, state))
+    wanted, without = sort_listing(state, repo, target, allow_pickle=allow_pickle, lock=lock)
     standing = look(target, repo, state, wanted)
     check_models_dir(models_dir)
     staging = Staging(staging_root(models_dir, staging_dir), target)
-    here = here_bytes(target, standing, staging, wanted)
-    planned = DownloadPlan(
-        repo=repo,
-        branch=state.branch,
-        commit=state.commit,
-        folder=target,
-        staging=staging.folder,
-        standing=standing,
-        files=tuple(PlannedFile(file.path, file.size_bytes, here[file.path]) for file in wanted),
-        left_out=without,
-        total_bytes=sum(file.size_bytes for file in wanted),
-        fetch_bytes=sum(file.size_bytes - here[file.path] for file in wanted),
-        needed_bytes=space_for(new_bytes(target, standing, staging, wanted)),
-        free_bytes=free_bytes(staging.root),
-    )
+    planned = planned_with(state, repo, standing, staging, without, look_around(repo, standing, staging, wanted))
     if require_space:
         check_space(planned)
     return planned
+
+
+def planned_with(
+    state: BranchState,
+    repo: str,
+    standing: Standing,
+    staging: Staging,
+    without: tuple[LeftOutFile, ...],
+    around: Around,
+) -> DownloadPlan:
+    """The plan that follows from what is there; `around` has the files wanted."""
+    wanted, here = around.wanted, around.here_bytes
+    return DownloadPlan(
+        repo=repo,
+        branch=state.branch,
+        commit=state.commit,
+        folder=staging.target,
+        staging=staging.folder,
+        standing=standing,
+        files=tuple(
+            PlannedFile(file.path, file.size_bytes, here[file.path], around.origins.get(file.path, ""))
+            for file in wanted
+        ),
+        left_out=without,
+        total_bytes=sum(file.size_bytes for file in wanted),
+        fetch_bytes=sum(file.size_bytes - here[file.path] for file in wanted),
+        needed_bytes=space_for(new_bytes(standing, staging, around)),
+        free_bytes=free_bytes(staging.root),
+    )
 
 
 def check_space(planned: DownloadPlan) -> None:
@@ -165,29 +188,6 @@ def free_bytes(root: Path) -> int:
     return shutil.disk_usage(existing_ancestor(root)).free
 
 
-def sort_listing(state: BranchState, repo: str, target: Path) -> tuple[tuple[LockedFile, ...], tuple[LeftOutFile, ...]]:
-    """A listing's files to fetch, and those left out; by path. Raises as `plan` does for its content."""
-    if not is_commit(state.commit):
-        raise DownloadError(f"the Hub names no commit for {repo}:{state.branch} but {state.commit!r:.80}.")
-    check_listing(repo, state.files, target)
-    wanted, without = [], []
-    for file in sorted(state.files, key=lambda one: one.path):
-        reason = left_out(file.path)
-        if reason:
-            without.append(LeftOutFile(file.path, file.size_bytes, reason))
-        else:
-            wanted.append(LockedFile(file.path, file.size_bytes, file.sha256, file.blob_id))
-    if not any(is_weights(file.path) for file in wanted):
-        pickles = [(file.path, file.reason) for file in without if file.reason.startswith("a pickle")]
-        if pickles:
-            raise RefusedFiles(repo, pickles)
-        raise DownloadError(
-            f"branch {state.branch} of {repo} holds no weights: none of its {len(state.files)} files ends in "
-            f".safetensors or .gguf. Choose another branch."
-        )
-    return tuple(wanted), tuple(without)
-
-
 def look(target: Path, repo: str, state: BranchState, wanted: Sequence[LockedFile]) -> Standing:
     """What is in the target's place. Raises `DownloadError` where a pull must not touch it, or it cannot be read."""
     try:
@@ -198,19 +198,19 @@ def look(target: Path, repo: str, state: BranchState, wanted: Sequence[LockedFil
 
 def _look(target: Path, repo: str, state: BranchState, wanted: Sequence[LockedFile]) -> Standing:
     if target.is_symlink():
-        if has_lock(target) and _same(read_lock(target), repo, state, wanted) and not _differing(target, wanted):
+        if has_lock(target) and _same(read_lock(target), repo, state, wanted) and not differing(target, wanted):
             return "already"
         raise DownloadError(f"{target} is a link: remove it, or give another folder with --to.")
     if not target.exists() or (is_plain_folder(target) and not any(target.iterdir())):
         return "absent"
     if not is_plain_folder(target):
         raise DownloadError(f"{target} is there and is no folder: move it away, or give another folder with --to.")
-    differing = _differing(target, wanted)
+    others = differing(target, wanted)
     if not has_lock(target):
-        if differing:
+        if others:
             raise DownloadError(
-                f"{target} is there and was not made by BranchFit, and {len(differing)} of the branch's {len(wanted)} "
-                f"files are missing there or have another size ({', '.join(differing[:3])}). Move it away, or give "
+                f"{target} is there and was not made by BranchFit, and {len(others)} of the branch's {len(wanted)} "
+                f"files are missing there or have another size ({', '.join(others[:3])}). Move it away, or give "
                 f"another folder with --to."
             )
         return "foreign"
@@ -222,39 +222,48 @@ def _look(target: Path, repo: str, state: BranchState, wanted: Sequence[LockedFi
         )
     if lock.commit != state.commit:
         return "moved"
-    return "already" if _same(lock, repo, state, wanted) and not differing else "damaged"
+    return "already" if _same(lock, repo, state, wanted) and not others else "damaged"
 
 
-def reusable(target: Path, standing: Standing, wanted: Sequence[LockedFile]) -> dict[str, Path]:
-    """Path -> the installed file that should have the same content: same recorded hash, same size on disk."""
-    if standing not in ("moved", "damaged"):
-        return {}
-    by_hash: dict[str, Path] = {}
-    for file in read_lock(target).files:
-        place = plain_path(target, file.path)
-        if place is not None and is_plain(place) and place.lstat().st_size == file.size_bytes:
-            by_hash[expected_hash(file)] = place
-    return {file.path: by_hash[expected_hash(file)] for file in wanted if expected_hash(file) in by_hash}
+@dataclass(frozen=True)
+class Around:
+    """What is on this machine of the files a pull wants, by sizes and records; a pull hashes it before it believes.
+
+    By path: `here_bytes` need no transfer; `sources` and their `origins` are there for files that are not staged, and
+    are in this folder already or elsewhere.
+    """
+
+    wanted: Sequence[LockedFile]
+    here_bytes: Mapping[str, int]
+    sources: Sources
+    origins: Mapping[str, str]
 
 
-def here_bytes(target: Path, standing: Standing, staging: Staging, wanted: Sequence[LockedFile]) -> dict[str, int]:
-    """Path -> bytes that need no transfer, judged by sizes and records; a pull hashes them before it believes."""
+def look_around(repo: str, standing: Standing, staging: Staging, wanted: Sequence[LockedFile]) -> Around:
+    """Look for the files wanted: staged under their name or a former one, installed, in huggingface_hub's cache."""
     if standing in ("already", "foreign"):
-        return {file.path: file.size_bytes for file in wanted}
-    verified, old = staging.verified(wanted), reusable(target, standing, wanted)
-    return {
-        file.path: file.size_bytes if file.path in verified or file.path in old else staging.staged_bytes(file)
-        for file in wanted
-    }
+        return Around(wanted, {file.path: file.size_bytes for file in wanted}, {}, {})
+    verified = staging.verified(wanted)
+    missing = [file for file in wanted if file.path not in verified]
+    sources = find_sources(staging.target, repo, missing, former=standing in ("moved", "damaged"))
+    moving, here = renamed(staging, wanted), dict[str, int]()
+    for file in wanted:
+        if file.path in verified or file.path in sources:
+            here[file.path] = file.size_bytes
+        elif file.path in moving:
+            here[file.path] = moving[file.path][1]
+        else:
+            here[file.path] = staging.staged_bytes(file)
+    return Around(wanted, here, sources, {path: found[0].origin for path, found in sources.items()})
 
 
-def new_bytes(target: Path, standing: Standing, staging: Staging, wanted: Sequence[LockedFile]) -> list[int]:
-    """The sizes of what a pull will write: what comes, and what is copied where the disk has no hard links."""
-    here = here_bytes(target, standing, staging, wanted)
-    sizes = [file.size_bytes - here[file.path] for file in wanted if here[file.path] < file.size_bytes]
+def new_bytes(standing: Standing, staging: Staging, around: Around) -> list[int]:
+    """The sizes of what a pull will write: what comes, and what is copied as it cannot be linked."""
+    here = around.here_bytes
+    sizes = [file.size_bytes - here[file.path] for file in around.wanted if here[file.path] < file.size_bytes]
+    sizes += copied_bytes(around.sources, [file for file in around.wanted if file.path in around.sources], staging.root)
+    target = staging.target
     if standing in ("moved", "damaged") and not can_link(target / LOCK_NAME, existing_ancestor(staging.root)):
-        verified, old = staging.verified(wanted), reusable(target, standing, wanted)
-        sizes += [file.size_bytes for file in wanted if file.path in old and file.path not in verified]
         brought = {file.path for file in read_lock(target).files} | {LOCK_NAME}
         own = [found for relative, found in walk(target) if relative not in brought]
         sizes += [found.st_size for found in own if stat.S_ISREG(found.st_mode)]
@@ -267,11 +276,11 @@ def _same(lock: Installed, repo: str, state: BranchState, wanted: Sequence[Locke
     return named == (repo.casefold(), state.branch, state.commit) and set(lock.files) == set(wanted)
 
 
-def _differing(target: Path, wanted: Sequence[LockedFile]) -> list[str]:
-    """Files that are missing there, are no plain files, or have another size."""
-    differing = []
+def differing(target: Path, wanted: Sequence[LockedFile]) -> list[str]:
+    """Files that are missing in a folder, are no plain files, or have another size."""
+    found = []
     for file in wanted:
         place = plain_path(target, file.path)
         if place is None or not is_plain(place) or place.lstat().st_size != file.size_bytes:
-            differing.append(file.path)
-    return differing
+            found.append(file.path)
+    return found

@@ -42,8 +42,11 @@ from .disk import (
 from .hashing import expected_hash
 from .journal import Journal, Purpose
 from .lockfile import BadLock, read_lock
-from .locks import hold
+from .locks import FolderLock, hold
 from .names import ListedFile
+from .notice import Holder, Notice
+from .partmap import SUFFIX as PART_MAP
+from .partmap import here_bytes
 from .places import STAGING_NAME, candidates
 
 NAME_BYTES = 200
@@ -69,19 +72,27 @@ class Staging:
         self.old = self.folder / "old"
         self.removed = self.folder / "removed"
         self.journal = Journal(self.folder / "journal.jsonl")
-        self._write = threading.Lock()
+        self._write = threading.Condition()
+        self._writers = 0
         self._closed = False
+        self._folder_lock = FolderLock()
+        self._patience: tuple[bool, Callable[[Holder], None] | None] = (False, None)
 
     @contextlib.contextmanager
-    def locked(self, wait: bool = True, on_wait: Callable[[int | None], None] | None = None) -> Iterator[None]:
+    def locked(self, wait: bool = True, on_wait: Callable[[Holder], None] | None = None) -> Iterator[Notice]:
         """Hold the target's lock (see `locks.hold`), after it `check`. Use the object for one holding only."""
-        with hold(self.target, self.root, wait=wait, on_wait=on_wait):
+        with hold(self.target, self.root, wait=wait, on_wait=on_wait) as notice:
             self.check()
+            self._patience = (wait, on_wait)
             try:
-                yield
+                self._take_folder()
+                yield notice
             finally:
+                self._folder_lock.release()
                 with self._write:
                     self._closed = True
+                    while self._writers:
+                        self._write.wait()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -93,7 +104,14 @@ class Staging:
         with self._write:
             if self._closed:
                 raise Stopped
+            self._writers += 1
+        try:
             yield
+        finally:
+            with self._write:
+                self._writers -= 1
+                if not self._writers:
+                    self._write.notify_all()
 
     def check(self) -> None:
         """Raise `DownloadError` where a link, or anything else, stands in a folder's place: nothing goes through it."""
@@ -135,7 +153,7 @@ class Staging:
     def prune(self, files: Sequence[ListedFile]) -> None:
         """Delete what was staged and none of these files can use: the branch moved, or another repo was first."""
         paths = {file.path for file in files}
-        parts = {self.part(file).name for file in files}
+        parts = {name for file in files for name in (self.part(file).name, self.part(file).name + PART_MAP)}
         for folder, useful in ((self.files, paths), (self.parts, parts)):
             if not is_plain_folder(folder):
                 continue  # not made yet
@@ -148,13 +166,22 @@ class Staging:
 
     def prepare(self, files: Sequence[ListedFile], repo: str, branch: str, commit: str) -> None:
         """Make the folders, and begin the journal anew with what it can still vouch for."""
-        for folder in (self.folder, self.files, self.parts):
+        make_folders(self.folder, "")
+        self._take_folder()
+        for folder in (self.files, self.parts):
             make_folders(folder, "")
-        verified = self.verified(files)
-        self.journal.begin(Purpose(self.target.name, repo, branch, commit))
+        verified, prefixes = self.verified(files), self.journal.prefixes()
+        self.journal.begin(Purpose(self.target.name, repo, branch, commit, str(self.target)))
         for file in files:
             if file.path in verified:
-                self.journal.add(file, (self.files / file.path).lstat())
+                self.journal.add(file, (self.files / file.path).lstat(), prefixes.get(file.path, ()))
+
+    def _take_folder(self) -> None:
+        self._folder_lock.take(self.folder, self.target.name, *self._patience)
+
+    def is_under_way(self) -> bool:
+        """True where something in it was begun and is not whole: a pull, or a repair, would go on with it."""
+        return is_plain_folder(self.parts) and next(walk(self.parts), None) is not None
 
     def part(self, file: ListedFile) -> Path:
         """Where an unfinished file grows. Its name tells the content and the path it is to have."""
@@ -176,13 +203,13 @@ class Staging:
     def staged_bytes(self, file: ListedFile) -> int:
         """Bytes of an unverified file that are on disk already, at most its size."""
         staged = plain_path(self.files, file.path)
-        for path in (staged, self.part(file)):
-            if path is not None and is_plain(path):
-                size = path.lstat().st_size
-                return size if size <= file.size_bytes else 0
-        return 0
+        if staged is not None and is_plain(staged):
+            size = staged.lstat().st_size
+            return size if size <= file.size_bytes else 0
+        part = self.part(file)
+        return here_bytes(part, file.size_bytes) if is_plain(part) else 0
 
-    def keep(self, path: Path, file: ListedFile) -> None:
+    def keep(self, path: Path, file: ListedFile, prefixes: Sequence[str] = ()) -> None:
         """Move a whole, verified file (a part, or a second name of one installed) to its name, and record it.
 
         It is brought to the disk first, so that the record is never older than the bytes.
@@ -192,7 +219,8 @@ class Staging:
             staged = make_folders(self.files, file.path)
             if path != staged:
                 path.replace(staged)
-            self.journal.add(file, staged.lstat())
+            with self._write:  # a line each
+                self.journal.add(file, staged.lstat(), prefixes)
 
     def set_aside(self, part: Path, file: ListedFile) -> Path:
         """Move a bad file out of the way, to be looked at; return where it is."""

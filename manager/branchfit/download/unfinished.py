@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .disk import is_plain_folder, walk
+from .disk import is_plain_folder
+from .partmap import SUFFIX as PART_MAP
 from .planning import resolved
 from .staging import Staging, all_left_behind
+from .usage.census import on_disk_bytes, plain_files
 
 
 @dataclass(frozen=True)
@@ -50,4 +52,5 @@ def discard(models_dir: Path, name: str, staging_dir: Path | None = None) -> int
 
 def _size_bytes(staging: Staging) -> int:
     places = [folder for folder in (staging.files, staging.parts, staging.bad) if is_plain_folder(folder)]
-    return sum(found.st_size for folder in places for _, found in walk(folder))
+    held = [found for folder in places for name, found in plain_files(folder, []) if not name.endswith(PART_MAP)]
+    return sum(on_disk_bytes(found) for found in held)

@@ -1,0 +1,1 @@
+"""What takes how much disk, and what earlier clients left behind."""
