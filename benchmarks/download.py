@@ -43,10 +43,12 @@ CAP_BYTES_PER_S = 50_000_000
 SMALL_FILES = 10_000
 """As many as a pull takes."""
 
-SHAPED_MB = 60
-"""At 100 Mbit/s 4.8 s, and some minutes for a client with one connection that takes every loss for a full line."""
+SHAPED_MB = 120
+"""At 100 Mbit/s 10 s, and some minutes for a client with one connection that takes every loss for a full line."""
 
-CONGESTION_CONTROLS = {"cubic": "Linux's default", "bbr": "that of some CDNs"}
+CONGESTION_CONTROLS = {"cubic": ("Linux's default", 1), "bbr": ("that of some CDNs", 4)}
+"""What each is, and how many times SHAPED_MB is fetched with it: bbr does not take a loss for a full line."""
+
 HERE = Path(__file__).resolve().parent / "downloading"
 
 
@@ -119,7 +121,7 @@ class Bench:
         with _helper([sys.executable, str(HERE / "shaped.py"), congestion_control]) as line:
             server = ("nsenter", f"--net={line['server']}")
             with self.served(data, "--address", line["server_address"], within=server) as (endpoint, cdn):
-                why = CONGESTION_CONTROLS[congestion_control]
+                why, _ = CONGESTION_CONTROLS[congestion_control]
                 results.notes.append(
                     f"Two network namespaces and a relay in user space between them (no netem): packets wait for the "
                     f"line, at most {shaped.QUEUE_S * 1000:.0f} ms, then travel 25 ms; 1 % is dropped each way. The "
@@ -185,7 +187,12 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=4.0, help="size of the two large files together (default 4)")
     parser.add_argument("--small", type=int, default=SMALL_FILES, help=f"count of small files (default {SMALL_FILES})")
-    parser.add_argument("--shaped-mb", type=float, default=SHAPED_MB, help=f"on shaped lines (default {SHAPED_MB})")
+    parser.add_argument(
+        "--shaped-mb",
+        type=float,
+        default=SHAPED_MB,
+        help=f"on the shaped line with cubic, a quarter of bbr's (default {SHAPED_MB})",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
     parser.add_argument("--shaped-rounds", type=int, help="(default: as --rounds, at most 3)")
     parser.add_argument("--lines", default="open,capped,small,shaped", help="which, of open,capped,small,shaped")
@@ -212,10 +219,11 @@ def lines(given: argparse.Namespace, work: Path, missing: list[str], clients: Se
         if reason := shaped.lacks():
             missing.append(f"shaped line: {reason}")
             return
-        data = two_large(work, f"large-{given.shaped_mb:g}-mb", int(given.shaped_mb * 1e6))
         bench.rounds = given.shaped_rounds
         here = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text(encoding="ascii").split()
-        for name in CONGESTION_CONTROLS:
+        for name, (_, times) in CONGESTION_CONTROLS.items():
+            megabytes = given.shaped_mb * times
+            data = two_large(work, f"large-{megabytes:g}-mb", int(megabytes * 1e6))
             if name not in here:
                 missing.append(f"shaped line, {name}: this kernel does not have it")
                 continue

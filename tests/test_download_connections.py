@@ -46,6 +46,40 @@ def test_a_line_that_loses_packets_is_tried_with_four_times_as_many() -> None:
     assert seen[-1] == MOST
 
 
+def test_a_start_that_no_loss_had_reached_yet_is_not_what_a_trial_is_judged_by() -> None:
+    """TCP's slow start: the first two get 8 MB/s for a while, then 0.7; 32 get what the line has."""
+    step = iter(range(10**6))
+
+    def line(number: int) -> float:
+        burst = 8.0 if next(step) < 12 else 0.0
+        return max(burst, min(number * 0.35, 9.5)) * MB
+
+    seen, _ = course(line, first=2, seconds=8)
+    assert seen[-1] == MOST
+    assert seen.index(MOST) * STEP_S < 6
+
+
+def test_a_trial_is_looked_at_again_only_when_its_connections_are_gone() -> None:
+    """Those too many end with their ranges; what they still bring is not the fewer ones'."""
+    connections, now_s, done = Connections(2), 0.0, 0
+    rates = {2: 12.0, 4: 13.2}
+    seen = []
+    for _ in range(60):
+        number = connections.target
+        now_s += STEP_S
+        lingering = number == 2 and 4 in seen and seen.count(2) < 30
+        living = 4 if lingering else number
+        done += int((0.5 if lingering else rates[number]) * MB * STEP_S)
+        seen.append(connections.sample(now_s, done, now_s * number, living))
+    assert set(seen) == {2, 4}
+    assert seen[-1] == 2
+
+
+def test_a_third_more_is_worth_four_times_as_many() -> None:
+    seen, _ = course(lambda number: min(number * 1.0, 11) * MB, first=8, seconds=10)
+    assert seen[-1] == MOST
+
+
 def test_where_this_machine_is_the_limit_no_more_are_tried() -> None:
     seen, _ = course(lambda number: 900 * MB, first=2, seconds=60, waiting_share=0.3)
     assert set(seen) == {2}

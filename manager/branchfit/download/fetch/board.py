@@ -23,8 +23,12 @@ MOST_ALONE_BYTES = 16 * PIECE_BYTES
 """Of a connection that has a file to itself: a request each 256 MiB costs nothing, and one that is joined by others
 is not further ahead of the hash than the system's cache holds."""
 
-LEAST_BYTES = 2**20
-"""Smaller ranges are all round trips: at 50 ms and 10 MB/s a third of the time."""
+LEAST_S = 0.5
+"""A range takes at least so long, as far as its connection's rate tells: in less it would be mostly round trips."""
+
+LEAST_BYTES = 2**17, 2**20
+"""Half a second's worth is never taken for less than the first (what TCP sends in its first three round trips) nor
+for more than the second (at 50 ms and 10 MB/s, a third of that range's time is its round trip)."""
 
 POLL_S = 0.2
 """How long a connection without work waits before it looks again, told or not."""
@@ -136,13 +140,13 @@ class Board:
             if claim is not None:
                 one.hands += 1
                 return Work(fetch=(one.growing, claim))
-        return self._begin() if self._waiting else self._help()
+        return self._begin() if self._waiting else self._help(hand)
 
-    def _help(self) -> Work | None:
+    def _help(self, hand: Hand) -> Work | None:
         """Half of what another hand has left: the last of a file must not hang on its slowest connection."""
         for one in self._open:
             if one.hands and not one.finishing and not one.growing.whole_answers:
-                half = one.growing.part.split(2 * LEAST_BYTES)
+                half = one.growing.part.split(2 * _least_bytes(hand))
                 if half is not None:
                     one.hands += 1
                     return Work(fetch=(one.growing, half))
@@ -157,10 +161,16 @@ class Board:
         wanted = int(hand.bytes_per_s * CLAIM_S)
         if not one.hands and self.living <= len(self._open) + self._opening:
             return min(max(wanted, PIECE_BYTES), MOST_ALONE_BYTES)
-        share = max(AHEAD_BYTES // max(1, self.living), 2 * LEAST_BYTES)
+        share = max(AHEAD_BYTES // max(1, self.living), 2 * LEAST_BYTES[1])
         # Towards the end less and less, so that all of them come to it together.
         left = one.growing.part.unclaimed_bytes() // (2 * max(1, self.living))
-        return max(LEAST_BYTES, min(wanted or share, share, PIECE_BYTES, left))
+        return max(_least_bytes(hand), min(wanted, share, PIECE_BYTES, left))
 
     def _of(self, growing: Growing) -> _Open:
         return next(one for one in self._open if one.growing is growing)
+
+
+def _least_bytes(hand: Hand) -> int:
+    """The least that is worth a request of this connection; one that has no rate yet shows it soonest by the least."""
+    least, most = LEAST_BYTES
+    return min(max(int(hand.bytes_per_s * LEAST_S), least), most)

@@ -17,9 +17,16 @@ SETTLE_S = 0.4
 WINDOW_S = 0.6
 """So long a rate is measured: a few times what a Wi-Fi access point makes one wait."""
 
+EAGER = 0.5
+"""The first window is shortened to this share: what it mistakes costs a trial, and what it finds has been missed for so
+much less. The trial itself is judged at leisure, since it runs."""
+
 WORTH = 0.2
 """A trial is kept where it brought this share of what as many more connections could at most: over a window a noisy
 line varies by less, and a cap or a loss gives nearly all."""
+
+WORTH_MOST = 1.25
+"""Or a quarter more in all, however many more."""
 
 SLOW_BYTES_PER_S = 4_000_000
 """A connection below this is held by a cap or by losses, hardly by this machine: four times as many are tried."""
@@ -48,12 +55,17 @@ class Connections:
         self.target = first
         self._most = most
         self._base: tuple[int, float] | None = None  # connections and rate before the trial under way
-        self._window = _Window(now_s + SETTLE_S)
+        self._undone: tuple[int, float] | None = None  # those of a trial that failed, until it is looked at again
+        self._pace = EAGER
+        self._window = self._settled(now_s)
         self._hold_until_s = now_s
         self._failed = 0
 
-    def sample(self, now_s: float, done_bytes: int, waited_s: float) -> int:
-        """What was fetched until now, and how long all connections together waited for it; the number to have."""
+    def sample(self, now_s: float, done_bytes: int, waited_s: float, living: int = 0) -> int:
+        """What was fetched until now, how long all connections together waited for it, and how many there are; the
+        number to have."""
+        if not done_bytes or living > self.target:  # names are looked up, doors knocked at; or some are at their last
+            self._window = self._settled(now_s)
         window = self._window
         if now_s < window.from_s:
             return self.target
@@ -61,7 +73,7 @@ class Connections:
             self._window = _Window(now_s, done_bytes, waited_s)
             return self.target
         elapsed_s = now_s - window.from_s
-        if elapsed_s < WINDOW_S:
+        if elapsed_s < WINDOW_S * self._pace:
             return self.target
         rate = (done_bytes - window.bytes_) / elapsed_s
         idle_share = (waited_s - window.waited_s) / elapsed_s / self.target
@@ -70,7 +82,7 @@ class Connections:
 
     def refused(self, now_s: float) -> int:
         """The server wants fewer (429, 503): half as many, and no trial for a while."""
-        self._base = None
+        self._base = self._undone = None
         self.target = max(1, self.target // 2)
         self._hold(now_s)
         return self.target
@@ -80,18 +92,37 @@ class Connections:
         if self._base is not None:
             before, base_rate = self._base
             self._base = None
-            if rate < base_rate * (1 + WORTH * (self.target / before - 1)):
+            if not _worth(rate / base_rate, self.target / before):
+                self._undone = (self.target, rate)
                 self.target = before
                 self._hold(now_s)
                 return
             self._failed = 0
+        elif self._undone is not None:
+            tried, its_rate = self._undone
+            self._undone = None
+            if rate > 0 and _worth(its_rate / rate, tried / self.target):
+                # What it was compared with was TCP's slow start, which no loss had reached yet.
+                self.target = tried
+                self._failed, self._hold_until_s = 0, now_s
+                self._window = self._settled(now_s)
+                return
         if now_s < self._hold_until_s or idle_share < IDLE_SHARE or self.target >= self._most or rate <= 0:
             return
         self._base = (self.target, rate)
         self.target = min(self._most, self.target * (4 if rate / self.target < SLOW_BYTES_PER_S else 2))
-        self._window = _Window(now_s + SETTLE_S)
+        self._pace = 1.0
+        self._window = self._settled(now_s)
 
     def _hold(self, now_s: float) -> None:
         self._hold_until_s = now_s + HOLD_S[min(self._failed, len(HOLD_S) - 1)]
         self._failed += 1
-        self._window = _Window(now_s + SETTLE_S)
+        self._window = self._settled(now_s)
+
+    def _settled(self, now_s: float) -> _Window:
+        return _Window(now_s + SETTLE_S)
+
+
+def _worth(gain: float, times: float) -> bool:
+    """Whether `times` as many connections are to be kept that are `gain` times as fast."""
+    return gain >= min(WORTH_MOST, 1 + WORTH * (times - 1))

@@ -178,7 +178,8 @@ class Crew:
             board.hands = connections.refused(now)
         elif board.files and not held:
             fetched_bytes = sum(hand.fetched_bytes for hand in counted)
-            board.hands = connections.sample(now, fetched_bytes, sum(hand.waited_s for hand in counted))
+            waited_s = sum(hand.waited_s for hand in counted)
+            board.hands = connections.sample(now, fetched_bytes, waited_s, board.living)
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, (FileStarted, Progress)):

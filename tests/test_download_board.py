@@ -1,0 +1,76 @@
+"""Who fetches what: ranges as long as a connection's rate and the rest of the file make worth it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from branchfit.download.fetch.board import LEAST_BYTES, Board, Work
+from branchfit.download.fetch.part import Part
+from branchfit.download.fetch.reading import Growing, Hand
+from branchfit.download.lockfile import LockedFile
+from branchfit.download.staging import Staging
+from downloads import MIB
+
+CONNECTIONS = 32
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Staging:
+    staging = Staging(tmp_path / "staging", tmp_path / "models" / "m")
+    staging.parts.mkdir(parents=True)
+    return staging
+
+
+def opened(staging: Staging, size_bytes: int) -> tuple[Board, Growing]:
+    """A board of one file that is open, with as many connections as there may be."""
+    file = LockedFile("model.safetensors", size_bytes, "0" * 64, None)
+    board = Board([file], CONNECTIONS, living=CONNECTIONS)
+    first = board.next(Hand())
+    assert first is not None and first.begin is file
+    growing = Growing(Part(staging, staging.part(file), file))
+    board.opened(growing)
+    return board, growing
+
+
+def asked_bytes(board: Board, bytes_per_s: float) -> int:
+    give_up = threading.Timer(5.0, board.stop)  # it waits where there is no work
+    give_up.start()
+    work: Work | None = board.next(Hand(bytes_per_s=bytes_per_s))
+    give_up.cancel()
+    assert work is not None and work.fetch is not None
+    return work.fetch[1].left_bytes
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "asked"),
+    [(0.0, LEAST_BYTES[0]), (350_000.0, 700_000), (50e6, 2 * LEAST_BYTES[1])],
+)
+def test_a_range_is_two_seconds_of_its_connection_as_far_as_others_have_their_share(
+    staging: Staging, bytes_per_s: float, asked: int
+) -> None:
+    board, growing = opened(staging, 4000 * MIB)
+    with growing.part:
+        assert asked_bytes(board, bytes_per_s) == asked
+
+
+@pytest.mark.parametrize(("bytes_per_s", "least"), [(350_000.0, 175_000), (1_000.0, LEAST_BYTES[0])])
+def test_towards_the_end_ranges_of_slow_connections_are_short(staging: Staging, bytes_per_s: float, least: int) -> None:
+    """All of them are to come to the end together, and a megabyte takes 350 kB/s three seconds."""
+    board, growing = opened(staging, 4 * MIB)
+    with growing.part:
+        assert asked_bytes(board, bytes_per_s) == least
+
+
+def test_a_range_that_all_wait_for_is_halved_as_long_as_a_half_is_worth_a_request(staging: Staging) -> None:
+    board, growing = opened(staging, 2 * MIB)
+    with growing.part:
+        for _ in range(4):
+            asked_bytes(board, 1e6)  # half a second each
+        assert growing.part.unclaimed_bytes() == 2 * MIB - 4 * 500_000
+        asked_bytes(board, 1e6)
+        assert not growing.part.unclaimed_bytes()
+        assert asked_bytes(board, 350_000.0) == 250_000
+        assert asked_bytes(board, 350_000.0) == 250_000
