@@ -115,7 +115,7 @@ make_pages() {
 }
 
 run_tests() {
-  local python
+  local python failed=0
   python=$(find_python)
   if [ "${1:-}" != "--all" ]; then
     make_venv "$python" "$venv"
@@ -124,6 +124,11 @@ run_tests() {
     return
   fi
   shift
+  # Both ends at once: a good part of the tests is waiting, and the packages of one end need minutes to come.
+  log=$(mktemp)
+  test_oldest "$python" "$@" >"$log" 2>&1 &
+  second=$!
+  trap 'kill "$second" 2>/dev/null || true; rm -f "$log"' EXIT
   export GPTQMODEL_CPU_WORKERS="${GPTQMODEL_CPU_WORKERS:-2}"
   if [ "${CI:-}" = true ]; then
     make_venv "$python" "$all"
@@ -140,13 +145,23 @@ run_tests() {
     fi
     install_into "$all" .branchfit-all -e "${root}[dev,gptq]"
   fi
-  make_pages
-  BRANCHFIT_NEEDS_GPTQ=1 pytest_in "$all" "$@"
+  BRANCHFIT_NEEDS_GPTQ=1 BRANCHFIT_GRADIO_PYTHONS="" pytest_in "$all" "$@" || failed=1
+  say "once more with the oldest versions of every dependency (begun at the same time; this is what it printed)"
+  wait "$second" || failed=1
+  cat "$log"
+  return "$failed"
+}
+
+# test_oldest PYTHON [OPTION...]: the same tests with the oldest versions that pyproject.toml admits; does not return
+test_oldest() {
+  local python=$1
+  shift
   make_venv "$python" "$oldest"
   install_into "$oldest" .branchfit-test -e "${root}[dev]" -c "$root/tests/oldest.txt"
-  say "once more with the oldest versions of every dependency"
-  # The pages have a Python of their own, which is the same at both ends.
-  BRANCHFIT_GRADIO_PYTHONS="" pytest_in "$oldest" "$@"
+  # The pages have a Python of their own, which is the same at both ends: here, since this end has less to install.
+  make_pages
+  cd "$root" # and exec: who ends this process ends the tests
+  exec "$oldest/bin/python" -m pytest -o cache_dir=.pytest_cache/oldest "$@"
 }
 
 main() {

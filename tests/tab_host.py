@@ -42,7 +42,7 @@ class Loading:
 
     def plan_load(
         self, host: Any, folder: Path, *, runtime: str | None, context_tokens: int | None,
-        gpu_split_bytes: Sequence[int] = (), machine: Machine,
+        gpu_split_bytes: Sequence[int] = (), machine: Machine, need: Any = None,
     ) -> LoadPlan:  # fmt: skip
         self.asked.append({"runtime": runtime, "context": context_tokens, "split": tuple(gpu_split_bytes)})
         return LoadPlan(folder.name, "ExLlamav2_HF", runtime or "", {}, None, "it becomes ExLlamav2_HF.", ())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,17 @@ def test_the_table_of_recommendations_is_what_is_recommended() -> None:
         reasons.append(f"- `{gpu}`: {found.reason}")
     text = "\n".join([*lines, "", *reasons, ""])
     generated(ROOT / "docs" / "recommendations.md", "recommendations", text)
+
+
+def test_the_answer_in_the_readme_is_what_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(seed_card(), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_70B), encoding="utf-8")
+    command = re.search(r"^\$ branchfit (recommend .*--card .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert command is not None
+    started = [sys.executable, "-m", "branchfit", *command[1].split()]
+    done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, check=True)
+    text = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    generated(ROOT / "README.md", "recommend", f"```\n{text}\n```\n")
 
 
 def test_the_readme_lists_every_command_with_its_own_words() -> None:

@@ -16,6 +16,7 @@ import pytest
 from branchfit.gpus import Holder, detect
 from branchfit.gpus.nvml import Found, read_nvml
 from branchfit.gpus.system import Memory
+from branchfit.gpus.wddm import Budget
 from recordings import record_nvml
 from recordings.nvml_player import FOLDER, Player
 
@@ -26,9 +27,14 @@ RECORDINGS = sorted(FOLDER.glob("nvml-*.json"))
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
-    def start(player: Player, environ: dict[str, str] | None = None, memory: Memory = RAM) -> Found:
+    def start(
+        player: Player,
+        environ: dict[str, str] | None = None,
+        memory: Memory = RAM,
+        budgets: tuple[Budget, ...] = (),
+    ) -> Found:
         monkeypatch.setitem(sys.modules, "pynvml", player)
-        return read_nvml(environ or {}, memory, tmp_path)
+        return read_nvml(environ or {}, memory, tmp_path, budgets)
 
     return start
 
@@ -228,12 +234,20 @@ def test_whatever_error_nvml_starts_with_is_a_sentence(play, code: int) -> None:
         "nvmlDeviceGetComputeRunningProcesses",
         "nvmlDeviceGetGraphicsRunningProcesses",
         "nvmlSystemGetProcessName",
+        "nvmlDeviceGetEccMode",
+        "nvmlDeviceGetDisplayActive",
+        "nvmlDeviceGetDriverModel",
+        "nvmlDeviceGetPciInfo",
+        "nvmlDeviceGetMaxPcieLinkGeneration",
+        "nvmlDeviceGetMaxPcieLinkWidth",
+        "nvmlDeviceGetMaxClockInfo",
+        "nvmlDeviceGetMemoryBusWidth",
         "nvmlShutdown",
     ],
 )
 def test_whatever_error_any_call_gives_nothing_is_raised(play, function: str, code: int) -> None:  # type: ignore[no-untyped-def]
     player = Player("nvml-rtx3090.json")
-    for key in ("", "0", "gpu0", "4121", "5150"):
+    for key in ("", "0", "gpu0", f"gpu0,{pynvml.nvmlMemory_v2}", f"gpu0,{pynvml.NVML_CLOCK_MEM}", "4121", "5150"):
         player.set(function, key, {"error": code})
     found = play(player)
     assert found.gpus or found.notes
@@ -365,3 +379,142 @@ def test_an_nvidia_ml_py_that_does_not_know_an_error_s_name_still_words_the_othe
 
     player = Older("nvml-rtx3090.json").set("nvmlInit", "", {"error": pynvml.NVML_ERROR_DRIVER_NOT_LOADED})
     assert "modprobe nvidia" in play(player).notes[0]
+
+
+def detailed(name: str = "nvml-rtx3090.json", **answers: Any) -> Player:
+    """The recording with what newer calls answer for its first card, an answer None as a driver without the call."""
+    player = Player(name)
+    for call, answer in answers.items():
+        if call == "reserved":
+            info = {"total": 25_769_803_776, "free": 21_474_836_480, "reserved": answer}
+            player.set("nvmlDeviceGetMemoryInfo", f"gpu0,{pynvml.nvmlMemory_v2}", info)
+        elif call == "MaxClockInfo":
+            player.set("nvmlDeviceGetMaxClockInfo", f"gpu0,{pynvml.NVML_CLOCK_MEM}", answer)
+        else:
+            player.set(f"nvmlDeviceGet{call}", "gpu0", answer)
+    return player
+
+
+def test_the_drivers_own_reserve_is_told_and_is_nobodys(play) -> None:  # type: ignore[no-untyped-def]
+    (gpu,) = play(detailed(reserved=450 * 2**20)).gpus
+    assert gpu.reserved_bytes == 450 * 2**20
+    assert (gpu.total_bytes, gpu.free_bytes) == (24 * GIB, 20 * GIB)
+    # 4 GiB are taken: 2 by Xorg, 1 by python3, 450 MiB by the driver; the rest has no name.
+    assert gpu.unnamed_bytes == GIB - 450 * 2**20
+
+
+def test_a_large_reserve_is_not_taken_for_processes_out_of_sight(play) -> None:  # type: ignore[no-untyped-def]
+    player = detailed(reserved=7 * GIB // 2)
+    player.set("nvmlDeviceGetComputeRunningProcesses", "gpu0", [])
+    assert play(player.set("nvmlDeviceGetGraphicsRunningProcesses", "gpu0", [])).notes == ()
+
+
+@pytest.mark.parametrize("nonsense", [5 * GIB, 2**64 - 1])
+def test_a_reserve_larger_than_what_is_taken_is_not_believed(play, nonsense: int) -> None:  # type: ignore[no-untyped-def]
+    assert play(detailed(reserved=nonsense)).gpus[0].reserved_bytes is None
+
+
+def test_a_card_that_drives_a_display_keeps_room_for_the_desktop(play) -> None:  # type: ignore[no-untyped-def]
+    found = play(detailed(DisplayActive=1))
+    (gpu,) = found.gpus
+    held = 2 * 3 * 3840 * 2160 * 4
+    assert gpu.display is True
+    assert (gpu.held_back_bytes, gpu.free_bytes, gpu.driver_free_bytes) == (held, 20 * GIB - held, 20 * GIB)
+    assert found.notes == (
+        "GPU 0 (NVIDIA GeForce RTX 3090) drives a display: 0.2 GiB of what is free there are left to it, room for two "
+        "more full-screen windows (our choice, not a measurement).",
+    )
+    assert play(detailed(DisplayActive=0)).gpus[0].free_bytes == 20 * GIB
+
+
+def test_no_more_is_held_back_than_is_free(play) -> None:  # type: ignore[no-untyped-def]
+    player = detailed(DisplayActive=1, MemoryInfo={"total": 24 * GIB, "free": 2**20, "used": 24 * GIB - 2**20})
+    (gpu,) = play(player).gpus
+    assert (gpu.free_bytes, gpu.held_back_bytes) == (0, 2**20)
+
+
+def test_ecc_is_said_and_the_total_stays_the_drivers(play) -> None:  # type: ignore[no-untyped-def]
+    found = play(detailed(EccMode=[1, 1]))
+    assert found.gpus[0].ecc is True
+    assert (found.gpus[0].total_bytes, found.notes) == (24 * GIB, ())
+    assert play(detailed(EccMode=[0, 0])).gpus[0].ecc is False
+    assert play(detailed()).gpus[0].ecc is None
+    assert (
+        "ECC of GPU 0 (NVIDIA GeForce RTX 3090) goes on at the next reboot" in play(detailed(EccMode=[0, 1])).notes[0]
+    )
+
+
+def test_the_buses_are_worked_out_from_clocks_and_widths(play) -> None:  # type: ignore[no-untyped-def]
+    made = detailed(MaxPcieLinkGeneration=4, MaxPcieLinkWidth=16, MaxClockInfo=9751, MemoryBusWidth=384)
+    (gpu,) = play(made).gpus
+    # 16 GT/s x 16 lanes x 128/130 / 8; 2 x 9751 MHz x 384 / 8, NVIDIA's 936 GB/s of an RTX 3090.
+    assert gpu.bus_bytes_per_s == 31_507_692_307
+    assert gpu.memory_bytes_per_s == 936_096_000_000
+
+
+@pytest.mark.parametrize(("generation", "lanes"), [(0, 16), (9, 16), (4, 0), (4, 1000), ("4", 16), (None, None)])
+def test_a_bus_that_cannot_be_has_no_speed(play, generation: Any, lanes: Any) -> None:  # type: ignore[no-untyped-def]
+    (gpu,) = play(detailed(MaxPcieLinkGeneration=generation, MaxPcieLinkWidth=lanes)).gpus
+    assert gpu.bus_bytes_per_s is None
+
+
+PLACE = {"domain": 0, "bus": 1, "device": 0}
+
+
+def windows(play, budgets: tuple[Budget, ...], **answers: Any) -> Found:  # type: ignore[no-untyped-def]
+    return play(detailed(PciInfo=PLACE, **answers), budgets=budgets)  # type: ignore[no-any-return]
+
+
+def test_what_windows_keeps_from_one_process_is_not_free(play) -> None:  # type: ignore[no-untyped-def]
+    found = windows(play, (Budget(1, 0, "0x0_0xd1a2", 19 * GIB, GIB, 0),), DriverModel=[0, 0], DisplayActive=1)
+    (gpu,) = found.gpus
+    # 20 GiB are free; of its 19 this process has 1, so 18 are left. The desktop's share is in the budget already.
+    assert (gpu.free_bytes, gpu.held_back_bytes, gpu.address) == (18 * GIB, 2 * GIB, "0000:01:00.0")
+    assert found.notes == (
+        "Windows lets one process have 19.0 GiB of GPU 0 (NVIDIA GeForce RTX 3090) at this moment, and it has 1.0 GiB "
+        "of them: 2.0 GiB of what is free there are not counted (the budget of D3DKMTQueryVideoMemoryInfo).",
+    )
+
+
+def test_a_budget_larger_than_what_is_free_changes_nothing(play) -> None:  # type: ignore[no-untyped-def]
+    found = windows(play, (Budget(1, 0, "0x0_0xd1a2", 23 * GIB, 0, 0),), DriverModel=[0, 0])
+    assert (found.gpus[0].free_bytes, found.notes) == (20 * GIB, ())
+
+
+@pytest.mark.parametrize(
+    ("budgets", "model"),
+    [
+        ((), [0, 0]),
+        ((Budget(2, 0, "0x0_0x1", GIB, 0, 0),), [0, 0]),
+        ((Budget(1, 0, "0x0_0x1", GIB, 0, 0), Budget(1, 0, "0x0_0x2", GIB, 0, 0)), [0, 0]),
+        ((Budget(1, 0, "0x0_0x1", 0, 0, 0),), [0, 0]),
+        ((Budget(1, 0, "0x0_0x1", GIB, 0, 0),), [1, 1]),
+    ],
+    ids=["none", "of another slot", "two in one slot", "empty", "TCC, which Windows has no hand in"],
+)
+def test_a_budget_that_is_not_this_cards_is_not_used(play, budgets: tuple[Budget, ...], model: list[int]) -> None:  # type: ignore[no-untyped-def]
+    found = windows(play, budgets, DriverModel=model)
+    assert found.gpus[0].free_bytes == 20 * GIB
+    assert any("how much could not be asked" in note for note in found.notes) == (model == [0, 0])
+
+
+def test_a_mig_instance_has_its_own_reserve_and_no_desktop(play) -> None:  # type: ignore[no-untyped-def]
+    player = Player("nvml-a100-mig.json")
+    (plain,) = play(player).gpus
+    mig = next(key for key, info in player._calls["nvmlDeviceGetMemoryInfo"].items() if key.startswith("mig"))
+    player.set("nvmlDeviceGetDisplayActive", mig, 1)
+    info = {"total": plain.total_bytes, "free": plain.free_bytes, "reserved": 5 * 2**20}
+    (gpu,) = play(player.set("nvmlDeviceGetMemoryInfo", f"{mig},{pynvml.nvmlMemory_v2}", info)).gpus
+    assert gpu.reserved_bytes == 5 * 2**20
+    assert (gpu.free_bytes, gpu.held_back_bytes, gpu.total_bytes) == (plain.free_bytes, 0, plain.total_bytes)
+
+
+def test_an_nvidia_ml_py_from_before_all_this_still_lists_the_card(play) -> None:  # type: ignore[no-untyped-def]
+    class Older(Player):
+        def __getattr__(self, name: str) -> Any:
+            if name in ("nvmlMemory_v2", "NVML_CLOCK_MEM", "nvmlDeviceGetMemoryBusWidth", "nvmlDeviceGetDisplayActive"):
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    (gpu,) = play(Older("nvml-rtx3090.json").set("nvmlDeviceGetEccMode", "gpu0", [1, 1])).gpus
+    assert (gpu.free_bytes, gpu.reserved_bytes, gpu.display) == (20 * GIB, None, None)

@@ -120,3 +120,21 @@ def test_targets_are_named_as_llvm_names_them() -> None:
         "gfx1151",
         None,
     ]
+
+
+def test_a_cards_place_and_bus_are_read_and_a_processors_graphics_share_its_memory(tmp_path: Path) -> None:
+    root = tree(tmp_path, "rocm-rx7900xtx.json")
+    for device in root.glob("sys/class/drm/card*/device"):
+        if (device / "mem_info_vram_total").read_text().strip() == "25753026560":
+            (device / "uevent").write_text("DRIVER=amdgpu\nPCI_CLASS=30000\nPCI_SLOT_NAME=0000:03:00.0\n")
+            (device / "max_link_speed").write_text("16.0 GT/s PCIe\n")
+            (device / "max_link_width").write_text("16\n")
+    first, second = read_rocm({}, root).gpus
+    # 16 GT/s x 16 lanes x 128/130 / 8
+    assert (first.address, first.bus_bytes_per_s, first.unified) == ("0000:03:00.0", 31_507_692_307, False)
+    assert (second.address, second.bus_bytes_per_s) == (None, None)
+
+
+def test_a_processors_own_graphics_have_the_machines_memory(tmp_path: Path) -> None:
+    (gpu,) = read_rocm({}, tree(tmp_path, "rocm-strix-halo.json")).gpus
+    assert gpu.unified

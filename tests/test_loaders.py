@@ -431,6 +431,16 @@ def test_named_runtimes_rule_over_both_without_repeats() -> None:
         assert answer.note == "runtimes as --runtime says: exllamav2 and auto_gptq."
 
 
+def test_a_runtime_that_is_named_runs_on_this_host_unless_the_machine_is_another() -> None:
+    windows = host({**V4, "exllamav2": "0.3.2"}, platform="win32")
+    for name in ("gptqmodel:marlin", "exllamav2"):
+        assert not available_runtimes([name], False, windows).expandable
+        assert available_runtimes([name], True, windows).expandable
+    assert not available_runtimes(["exllamav2"], False, windows).flash
+    there = host({**V4, "exllamav2": "0.3.2", "flash_attn": "2.8.0"}, platform="win32")
+    assert available_runtimes(["exllamav2"], False, there).flash
+
+
 def test_gptq_for_llama_is_chosen_only_by_name() -> None:
     old = host({**V2, "gptq_for_llama": "0.1.0"})
     assert "gptq_for_llama" in here(old)

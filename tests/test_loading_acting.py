@@ -17,7 +17,11 @@ import yaml
 from branchfit.demo.synth import Recipe
 from branchfit.errors import LoadError, OutOfMemory
 from branchfit.gpus import Gpu, Holder, Machine
+from branchfit.loaders import Availability, by_name
 from branchfit.memory import Need
+from branchfit.recommend import recommend
+from branchfit.running.measured import Meter
+from branchfit.variants import Variant, VariantList
 from branchfit_webui.host import Host
 from branchfit_webui.loading import (
     LoadPlan,
@@ -32,7 +36,7 @@ from branchfit_webui.loading import (
     would_free_bytes,
 )
 from branchfit_webui.loading import acting as acting_module
-from loading_models import AUTOGPTQ, EXLLAMA_V2, GPTQMODEL, NAME, NO_GPU, ONE_GPU, packages, write
+from loading_models import AUTOGPTQ, EXLLAMA_V2, GPTQMODEL, NAME, NO_GPU, ONE_GPU, SHAPE, packages, write
 from standin.loading import ERAS, Loading, Model, loading_host
 
 FOUR = Recipe(4, 128, act_order=True)
@@ -123,6 +127,56 @@ def test_a_forecast_and_what_helps_are_in_the_sentence_of_a_load_that_did_not_fi
             load(host, plan(host, standin), need=need, on_step=quietly)
         assert "4.0 GiB needed there, give or take 0.2 GiB" in str(refusal.value)
         assert "What helps, the most first: a context of 256 tokens instead of 512" in str(refusal.value)
+
+
+def test_the_remedies_are_of_the_cache_and_runtime_that_were_loaded_with(tmp_path: Path) -> None:
+    """The recommendation is of another runtime, which has no smaller cache; the plan has q8."""
+    variant = Variant("main", bits=4, group_size=128, act_order=True, shape=SHAPE)
+    available = Availability((by_name("gptqmodel:torch"),), False, "")
+    answer = recommend(VariantList("o/r", None, (variant,)), NO_GPU, available, context_tokens=512)
+    with loading_host("v3.23", tmp_path) as standin:
+        host = Host()
+
+        def gives(name: str) -> Any:
+            raise MemoryError
+
+        standin.gives = gives
+        wanted = plan(host, standin, cache_type="q8")
+        assert wanted.runtime == "exllamav2"
+        with pytest.raises(OutOfMemory) as refusal:
+            load(host, wanted, need=answer.assessments[0].need, recommendation=answer, on_step=quietly)
+        assert any(" cache instead of q8 (saves " in text for text in refusal.value.remedies)
+
+
+def test_what_lies_in_system_memory_after_a_load_is_among_its_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card of 24 GiB that is full, of whose memory torch says that it has 27 GiB."""
+    reserved = [0]
+    card = Gpu(0, "a card", 24 * 2**30, 0, "8.6", "nvml")
+    cuda = SimpleNamespace(
+        is_available=lambda: True, is_initialized=lambda: True, device_count=lambda: 1,
+        get_device_name=lambda index: "a card", memory_reserved=lambda index: reserved[0],
+        memory_allocated=lambda index: reserved[0], max_memory_reserved=lambda index: reserved[0],
+        max_memory_allocated=lambda index: reserved[0], reset_peak_memory_stats=lambda index: None,
+    )  # fmt: skip
+
+    def meter(gpus: Any, need: Any, **more: Any) -> Meter:
+        look = lambda: Machine((card,), (), 0, 0)  # noqa: E731 (short, and used once)
+        return Meter((0,), need, torch=SimpleNamespace(cuda=cuda), look=look, **more)
+
+    monkeypatch.setattr("branchfit.running.measured.Meter", meter)
+    with loading_host("v4.7", tmp_path) as standin:
+        host = Host()
+        assert not any("system memory" in note for note in load(host, plan(host, standin), on_step=quietly).notes)
+
+        def gives(name: str) -> Model:
+            reserved[0] = 27 * 2**30
+            return Model(name)
+
+        standin.gives = gives
+        notes = load(host, plan(host, standin, SECOND), on_step=quietly).notes
+        assert notes[-1].startswith("3.0 GiB of what this process has on GPU 0 (a card) lie in system memory.")
 
 
 def test_a_loader_that_calls_exit_does_not_end_the_webui(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from branchfit.checkpoint import checkpoint_bytes
-from branchfit.memory import fits, longest_context, place, terms, weigh
+from branchfit.memory import cache_types, fits, place, terms, weigh
 from branchfit.shape import ModelShape, read_shape
 from branchfit.variants import Variant
 from models import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_33B, MISTRAL_7B, MIXTRAL_8X7B, QWEN2_05B
@@ -41,8 +41,19 @@ HAND = ModelShape("llama", 1024, 2048, 2, 8, 4, 128, 1000, 4096)
 147,456 and qzeros 36,864; g_idx 32,768; norms 4,096; AutoGPTQ's zero biases 16,384. KV at 2048: 4,194,304."""
 
 PACKED = 4_718_592 + 147_456 + 36_864 + 32_768
-ACTIVATIONS = 2048 * (10 * 1024 + 6 * 2048)
-DEQUANTISED = 1024 * 2048
+POSITIONS = 2048 * (4 * 128 + 40)
+ACTIVATIONS = 2048 * (8 * 1024 + 6 * 2048) + POSITIONS
+"""Four hidden states, gate, up and product: more than gate and up beside 2 bytes a weight of the up-projection."""
+
+EAGER = 2048 * (8 * 1024 + 4 * 2048) + 6 * 1024 * 2048 + POSITIONS
+CUBLAS = 32 * MIB
+GAPS = int(0.55 * 8_388_608)
+"""Of the cache's two layers, in torch's default allocator."""
+
+EXLLAMAV2_GAPS = (5 * 2 * MIB + 20 * MIB - 2 * (PACKED + 32_768 + 4096 + 4_194_304)) // 2
+"""A layer's tensors are all under 1 MiB: two layers' take five segments of 2 MiB. The four K and V of 2 MiB lie in one
+of 20. What that is more than they are, for each of two layers."""
+
 EXLLAMA_V2_BUFFERS = 2 * 1024 * 2048 + 2048 * 2048 * 8 * 4
 
 
@@ -52,30 +63,33 @@ EXLLAMA_V2_BUFFERS = 2 * 1024 * 2048 + 2048 * 2048 * 8 * 4
         # temp_state + temp_mlp + 256 KiB + temp_dq + sin, cos; x_map; the open activation term
         ("exllama", {}, PACKED + 4096, 0, 2048 + 2_048_000, 4_194_304,
          8_388_608 + 16_384 + 262_144 + 4_194_304 + 1_048_576, 1_048_576, 100_663_296, 4000),
-        # MLP scratch + sin, cos + hidden state + mask; q_perm, q_invperm; a vocabulary padded to 1024
-        ("exllamav2", {}, PACKED + 32_768 + 4096, 0, 2048 + 2 * 1024 * 1024, 4_194_304,
-         20_971_520 + 4_194_304 + 1_048_576 + 4_194_304 + 8_388_608, 1_048_576 + 448 * MIB,
-         8_388_608 + 8_388_608 + 67_108_864, 6048),
+        # MLP scratch + sin, cos; q_perm, q_invperm; a vocabulary padded to 1024; state, q, result, all heads' K and V
+        ("exllamav2", {}, PACKED + 32_768 + 4096 + EXLLAMAV2_GAPS, 0, 2048 + 2 * 1024 * 1024, 4_194_304,
+         20_971_520 + 4_194_304 + 1_048_576 + CUBLAS, 0, 3 * 4_194_304 + 2 * 4_194_304, 6048),
+        # scores and probabilities of eight heads
+        ("exllamav2", {"plain_attention": True}, PACKED + 32_768 + 4096 + EXLLAMAV2_GAPS, 0, 2048 + 2 * 1024 * 1024,
+         4_194_304, 20_971_520 + 4_194_304 + 1_048_576 + CUBLAS, 0, 5 * 4_194_304 + 2 * 8 * 2048 * 2048 * 2, 6048),
         ("gptqmodel:exllama_v2", {}, PACKED + 32_768 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304,
-         EXLLAMA_V2_BUFFERS, 1_048_576, ACTIVATIONS, 6000),
-        # qzeros dropped, g_idx twice, 4 x 132 a linear; c_tmp and a_tmp
+         EXLLAMA_V2_BUFFERS + CUBLAS, 0, ACTIVATIONS, 6000),
+        # the default allocator's gaps: 0.55 of the cache's two layers
+        ("gptqmodel:exllama_v2", {"expandable": False}, PACKED + 32_768 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304,
+         EXLLAMA_V2_BUFFERS + CUBLAS, 0, ACTIVATIONS + GAPS, 6000),
+        # qzeros dropped, g_idx twice, 4 x 132 a linear
         ("gptqmodel:marlin", {}, 4_718_592 + 147_456 + 4 * 132 * 7 + 65_536 + 4096, 2_048_000, 2048 + 2_048_000,
-         4_194_304, 132 * 64 * 256 * 4 + 2048 * 2048 * 2, 1_048_576, ACTIVATIONS, 6000),
-        ("gptqmodel:triton", {}, PACKED + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, 0, 1_048_576,
-         ACTIVATIONS + 2 * DEQUANTISED, 6000),
-        ("gptqmodel:torch", {}, PACKED + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, 0, 1_048_576,
-         ACTIVATIONS + 2 * DEQUANTISED, 6000),
-        ("gptqmodel:torch", {"triton": False}, PACKED + 65_536 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, 0,
-         1_048_576, ACTIVATIONS + 6 * DEQUANTISED, 6000),
+         4_194_304, CUBLAS, 0, ACTIVATIONS, 6000),
+        ("gptqmodel:triton", {}, PACKED + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, CUBLAS, 0, ACTIVATIONS, 6000),
+        ("gptqmodel:torch", {}, PACKED + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, CUBLAS, 0, ACTIVATIONS, 6000),
+        ("gptqmodel:torch", {"triton": False}, PACKED + 65_536 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, CUBLAS,
+         0, EAGER, 6000),
         # fp32: norms, embedding, head, cache and activations double
         ("gptqmodel:torch", {"cpu": True}, PACKED + 65_536 + 8192, 4_096_000, 4096 + 4_096_000, 8_388_608, 0,
-         1_048_576, 2 * ACTIVATIONS + 8 * DEQUANTISED, 6000),
+         0, 2 * ACTIVATIONS, 6000),
         ("auto_gptq", {}, PACKED + 16_384 + 32_768 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304,
-         EXLLAMA_V2_BUFFERS, 1_048_576, ACTIVATIONS, 6000),
-        ("auto_gptq", {"cpu": True}, PACKED + 16_384 + 8192, 4_096_000, 4096 + 4_096_000, 8_388_608, 0, 1_048_576,
-         2 * ACTIVATIONS + 8 * DEQUANTISED, 6000),
-        ("gptq_for_llama", {}, PACKED + 16_384 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, 0, 1_048_576,
-         ACTIVATIONS + 6 * DEQUANTISED, 6000),
+         EXLLAMA_V2_BUFFERS + CUBLAS, 0, ACTIVATIONS + GAPS, 2048 * 6000),
+        ("auto_gptq", {"cpu": True}, PACKED + 16_384 + 8192, 4_096_000, 4096 + 4_096_000, 8_388_608, 0, 0,
+         2 * ACTIVATIONS, 2048 * 6000),
+        ("gptq_for_llama", {}, PACKED + 16_384 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304, CUBLAS, 0,
+         EAGER + GAPS, 2048 * 6000),
     ],
 )  # fmt: skip
 def test_every_runtimes_terms_are_what_a_hand_works_out(
@@ -88,7 +102,8 @@ def test_every_runtimes_terms_are_what_a_hand_works_out(
     assert made.layer_bytes == layer
     assert (made.first_bytes, made.last_bytes, made.kv_layer_bytes) == (first, last, kv)
     assert (made.fixed_bytes, made.load_bytes, made.prefill_bytes, made.logits_bytes) == (fixed, load, prefill, logits)
-    assert made.context_bytes == (485 if options.get("cpu") else 725) * MIB
+    contexts = {"exllama": 725, "exllamav2": 776}
+    assert made.context_bytes == (485 if options.get("cpu") else contexts.get(runtime, 704)) * MIB
 
 
 def test_without_groups_there_are_no_permutations_and_without_act_order_no_x_map() -> None:
@@ -96,8 +111,11 @@ def test_without_groups_there_are_no_permutations_and_without_act_order_no_x_map
     unordered = Variant("b", bits=4, group_size=128, act_order=False, shape=HAND)
     exllamav2, exllama = terms(plain, "exllamav2", 1), terms(unordered, "exllama", 1)
     assert exllamav2 is not None and exllama is not None
-    # one scale for each of 8,192 outputs: scales 16,384 and qzeros 4,096
-    assert exllamav2.layer_bytes == 4_718_592 + 16_384 + 4_096 + 32_768 + 4096
+    # one scale for each of 8,192 outputs: scales 16,384 and qzeros 4,096, each tensor a multiple of 512 bytes; six
+    # layers' 28.6 MB take 14 segments of 2 MiB and two layers' 5, so that a layer takes 2.25 of them; a cache of one
+    # token has four tensors of 1 KiB in one more
+    each = 4_718_592 + 16_384 + 4_096 + 32_768 + 4096 + 1024
+    assert exllamav2.layer_bytes == each + (int(2 * 2.25 * 2 * MIB) + 2 * MIB - 2 * (each + 2048)) // 2
     assert exllama.layer_bytes == PACKED - 32_768 + 4096
 
 
@@ -108,7 +126,8 @@ def test_fractional_bits_are_taken_by_the_files_own_size_with_a_twentieth_of_err
     assert made is not None
     need = place(made, [80 * GIB])
     assert need.weights_bytes == pytest.approx(41_000_000_000 - 524_288_000, rel=0.01)  # the embedding stays on the CPU
-    assert made.layer_error_bytes * 80 == pytest.approx(41_000_000_000 / 20, rel=0.001)
+    # and where the allocator's gaps lie is not known either
+    assert 41_000_000_000 / 20 <= made.layer_error_bytes * 80 + 80 < 41_000_000_000 * (1 / 20 + 1 / 50)
 
 
 def test_where_nothing_fits_the_placement_that_is_least_short_is_told() -> None:
@@ -141,7 +160,7 @@ def test_the_quantised_weights_of_llama_2_70b_are_half_a_byte_each() -> None:
 def test_gptqmodels_exllama_v2_buffers_are_what_its_source_gives(config: dict[str, object], mib: int) -> None:
     made = terms(variant(config), "gptqmodel:exllama_v2", 4096)
     assert made is not None
-    assert made.fixed_bytes == pytest.approx(mib * MIB, abs=MIB / 2)
+    assert made.fixed_bytes - CUBLAS == pytest.approx(mib * MIB, abs=MIB / 2)
 
 
 def test_what_groups_cost_at_33b_is_what_exllamas_readme_measured() -> None:
@@ -191,6 +210,42 @@ def test_without_a_config_the_shape_is_guessed_from_the_size_and_is_never_groupe
     assert weights.error_bytes >= 3_896_726_080 // 20
 
 
+def test_files_that_are_not_all_there_are_not_believed() -> None:
+    """A branch that is half uploaded: what it needs is what its shape needs."""
+    whole = variant(LLAMA_2_70B)
+    part = replace(whole, size_bytes=3_000_000_000)
+    a, b = (terms(each, "exllamav2", 4096) for each in (whole, part))
+    assert a is not None and b is not None
+    assert a.layer_bytes == pytest.approx(b.layer_bytes, abs=8192)  # the file's header, spread over the layers
+    assert b.layer_error_bytes * 80 == pytest.approx((whole.size_bytes or 0) / 20, rel=0.01)
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "mpt"])
+def test_attention_without_sdpa_has_a_score_for_each_pair_of_tokens_and_head(model_type: str) -> None:
+    config = {**LLAMA_2_7B, "model_type": model_type}
+    eager, other = (
+        terms(variant(config), "gptqmodel:triton", 8192),
+        terms(variant(LLAMA_2_7B), "gptqmodel:triton", 8192),
+    )
+    assert eager is not None and other is not None
+    assert eager.prefill_bytes - other.prefill_bytes > 9 * 32 * 8192**2
+
+
+def test_a_head_that_is_the_embedding_by_default_is_still_one_more_tensor_in_exllamav2() -> None:
+    """Gemma's and Command-R's config.json do not say that they are tied."""
+    shape = read_shape({**LLAMA_2_7B, "model_type": "gemma", "vocab_size": 256000})
+    assert shape.tied and not read_shape({**LLAMA_2_7B, "model_type": "gemma", "tie_word_embeddings": False}).tied
+    made = terms(Variant("b", bits=4, group_size=128, shape=shape), "exllamav2", 4096)
+    assert made is not None
+    assert made.last_bytes > 2 * 4096 * 256000
+
+
+def test_a_version_that_nobody_measured_has_twice_the_error() -> None:
+    known, other, unsaid = (terms(variant(LLAMA_2_7B), "exllamav2", 4096, version=v) for v in ("0.3.2", "0.2.9", None))
+    assert known is not None and other is not None and unsaid is not None
+    assert known.error_bytes == unsaid.error_bytes and other.error_bytes == 2 * known.error_bytes
+
+
 def test_nothing_is_said_of_a_branch_whose_size_nobody_knows() -> None:
     assert terms(Variant("b", bits=4), "exllamav2", 4096) is None
 
@@ -229,9 +284,13 @@ def test_fitting_is_judged_on_every_card_and_never_on_pooled_memory(
         assert fits(place(made, [size + GIB for size in free]), [size + GIB for size in free])
 
 
-@given(shapes, runtimes, contexts, contexts)
-def test_a_longer_context_never_needs_less(config: dict[str, object], runtime: str, a: int, b: int) -> None:
-    shorter, longer = (terms(variant(config), runtime, tokens) for tokens in sorted((a, b)))
+@given(shapes, st.sampled_from([(name, cache) for name in RUNTIMES for cache in cache_types(name)]), contexts, contexts)
+@example(LLAMA_2_70B, ("exllamav2", "fp16"), 512, 513)
+@example(LLAMA_2_7B, ("exllamav2", "fp16"), 128, 129)
+@example(LLAMA_2_7B, ("exllamav2", "q4"), 512, 768)
+@example(LLAMA_33B, ("exllamav2", "q6"), 78, 79)
+def test_a_longer_context_never_needs_less(config: dict[str, object], by: tuple[str, str], a: int, b: int) -> None:
+    shorter, longer = (terms(variant(config), by[0], tokens, cache=by[1]) for tokens in sorted((a, b)))
     assert shorter is not None and longer is not None
     assert place(shorter, [GIB]).total_bytes <= place(longer, [GIB]).total_bytes
 
@@ -240,61 +299,13 @@ def test_a_longer_context_never_needs_less(config: dict[str, object], runtime: s
 def test_more_bits_never_need_less_at_the_same_group(
     config: dict[str, object], runtime: str, group: int | None
 ) -> None:
+    # Of AutoGPTQ the weights alone: its 4-bit kernel has a buffer that the others have not.
     weights = [terms(variant(config, bits=bits, group=group), runtime, 1) for bits in (3, 4, 8)]
     sizes = [made.layer_bytes for made in weights if made is not None]
+    if runtime not in ("auto_gptq", "gptq_for_llama", "exllama"):
+        totals = [place(made, [2**40]).total_bytes for made in weights if made is not None]
+        assert totals == sorted(totals)
     assert sizes == sorted(sizes) and len(set(sizes)) == 3
-
-
-@settings(max_examples=40)
-@given(shapes, runtimes, cards)
-def test_the_longest_context_fits_and_256_tokens_more_do_not(
-    config: dict[str, object], runtime: str, free: list[int]
-) -> None:
-    limit = 8192
-    asked = variant(config)
-    longest = longest_context(asked, runtime, free, limit)
-
-    def holds(tokens: int) -> bool:
-        made = terms(asked, runtime, tokens)
-        return made is not None and fits(place(made, free), free)
-
-    assert longest == 0 or holds(longest)
-    assert longest == limit or not holds(longest + 256)
-
-
-def test_two_cards_share_the_layers_and_the_head_stands_on_the_last() -> None:
-    made = terms(variant(LLAMA_2_70B), "exllamav2", 4096)
-    assert made is not None
-    need = place(made, [24 * GIB, 24 * GIB])
-    first, second = need.per_gpu_bytes
-    one_layer = made.layer_bytes + made.kv_layer_bytes
-    assert (
-        second - first
-        == made.last_bytes + made.logits_bytes + (need.layers_per_gpu[1] - need.layers_per_gpu[0]) * one_layer
-    )
-    # As even as whole layers allow: moving one more would leave the fuller card fuller.
-    assert abs(second - first) <= one_layer + MIB
-
-
-def test_one_card_that_is_large_enough_is_used_alone_though_it_is_the_second() -> None:
-    made = terms(variant(LLAMA_2_7B), "exllamav2", 2048)
-    assert made is not None
-    assert place(made, [8 * GIB, 24 * GIB]).layers_per_gpu == (0, 32)
-
-
-def test_two_cards_too_small_for_their_own_buffers_do_not_fit_though_their_sum_would() -> None:
-    made = terms(variant(LLAMA_2_7B), "gptqmodel:exllama_v2", 2048)
-    assert made is not None
-    need = place(made, [12 * GIB])
-    assert fits(need, [12 * GIB])
-    eight = [12 * GIB // 8] * 8
-    assert not fits(place(made, eight), eight)
-
-
-def test_no_gpu_memory_at_all_is_not_enough() -> None:
-    made = terms(variant(LLAMA_2_7B), "exllamav2", 2048)
-    assert made is not None
-    assert not fits(place(made, []), [])
 
 
 def test_a_shape_of_one_layer_is_placed_like_any_other() -> None:

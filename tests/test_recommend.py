@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from branchfit.card import Sister, read_card
 from branchfit.gpus import Gpu, Holder, Machine, parse_gpus
-from branchfit.loaders import Availability, available_runtimes, of_loader
+from branchfit.loaders import Availability, Host, available_runtimes, of_loader
+from branchfit.memory.told import Told
 from branchfit.recommend import Recommendation, quality, recommend
 from branchfit.shape import read_shape
 from branchfit.variants import Variant, VariantList, from_card
@@ -50,6 +51,48 @@ def test_the_seed_on_the_cards_people_have(gpu: str, branch: str, loader: str) -
     assert need is not None
     for size, error, device in zip(need.per_gpu_bytes, need.error_per_gpu_bytes, answer.machine.gpus, strict=True):
         assert size + error <= device.free_bytes
+
+
+PACKAGES = {
+    "torch": "2.11.0", "transformers": "5.6.2", "optimum": "2.3.0", "gptqmodel": "7.6.0", "triton": "3.5",
+    "exllamav2": "0.3.2", "exllamav2_ext": "0.3.2", "flash_attn": "2.8.3",
+}  # fmt: skip
+
+
+def told(runtime: str, *without: str, platform: str = "linux", kind: str = "cuda", **versions: str) -> tuple[Told, int]:
+    """What a forecast knows of a host with these packages, and what it comes to, the error on top."""
+    there = {**{name: version for name, version in PACKAGES.items() if name not in without}, **versions}
+    host = Host(there.__contains__, there.get, None, platform, (3, 11))
+    found = available_runtimes(None, False, host)
+    only = replace(found, runtimes=tuple(one for one in found.runtimes if one.name == runtime))
+    card = Gpu(0, "a card", 80 * GIB, 80 * GIB, "8.6" if kind == "cuda" else None, "nvml", kind=kind)
+    answer = recommend(SEED, Machine((card,), (), 64 * GIB, 60 * GIB), only)
+    chosen = next(one for one in answer.assessments if one.variant.branch == "gptq-4bit-32g-actorder_True")
+    assert chosen.need is not None
+    return chosen.told, chosen.need.total_bytes + chosen.need.error_bytes
+
+
+def test_a_forecast_is_told_of_the_packages_that_are_here() -> None:
+    found, usual = told("exllamav2")
+    assert found == Told(version="0.3.2")
+    plain, more = told("exllamav2", "flash_attn")
+    assert plain == Told(plain_attention=True, version="0.3.2") and more > usual
+    assert told("exllamav2", "flash_attn", xformers="0.0.30") == (found, usual)
+    other, wider = told("exllamav2", exllamav2="0.1.0")
+    assert other.version == "0.1.0" and wider > usual, "a version that nobody measured"
+
+
+def test_a_forecast_is_told_whether_the_allocators_segments_expand(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    found, usual = told("gptqmodel:torch")
+    assert found == Told(version="7.6.0")
+    for there in (
+        told("gptqmodel:torch", platform="win32"), told("gptqmodel:torch", torch="2.8.0"),
+        told("gptqmodel:torch", kind="rocm", platform="linux"),
+    ):  # fmt: skip
+        assert not there[0].expandable and there[1] > usual
+    assert told("exllamav2", platform="win32") == told("exllamav2"), "it asks for none"
 
 
 def test_on_one_24_gib_card_nothing_fits_and_the_answer_says_what_would_help() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from branchfit.errors import HubUnreachable, LoadedWrong, LoadError, OutOfMemory
 from branchfit.gpus import Gpu, Holder, Machine
+from branchfit.loaders import available_runtimes
 from branchfit.memory import Need
-from branchfit.recommend import Assessment, Choice, Recommendation
+from branchfit.recommend import Assessment, Choice, Recommendation, recommend
 from branchfit.running.failures import explain
 from branchfit.running.measured import Measured, Meter, process_bytes
-from branchfit.variants import Variant
+from branchfit.shape import ModelShape
+from branchfit.variants import Variant, VariantList
 
 GIB = 2**30
 
@@ -110,6 +113,65 @@ def test_the_forecast_comes_first_and_the_remedies_by_what_they_save() -> None:
         + "; ".join(error.remedies)
         + "."
     )
+
+
+LLAMA_13B = ModelShape("llama", 5120, 13824, 40, 40, 40, 128, 32000, max_context_tokens=4096)
+
+
+def real(*free_gib: float) -> tuple[Need, Recommendation]:
+    """A 13B of known shape, recommended for cards of so much, as `branchfit recommend` would."""
+    variants = tuple(
+        Variant(name, bits=4, group_size=group, act_order=False, shape=LLAMA_13B, format="gptq")
+        for name, group in (("fine", 32), ("main", None))
+    )
+    answer = recommend(VariantList("o/r", None, variants), machine(*free_gib), available_runtimes(["exllamav2"], True))
+    assert answer.choice is not None and answer.choice.branch == "fine"
+    (need,) = (one.need for one in answer.assessments if one.variant.branch == "fine")
+    assert need is not None
+    return need, answer
+
+
+def saving(clause: str) -> float:
+    found = re.search(r"([0-9.]+) (GiB|MiB)(?: over| less on|\))", clause)
+    assert found is not None, clause
+    return float(found[1]) * (1 if found[2] == "GiB" else 1 / 1024)
+
+
+def test_cache_context_branch_and_the_other_card_stand_in_the_order_of_what_they_free() -> None:
+    need, answer = real(24.0, 8.0)
+    error = explain(
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 24 GiB of which 1.50 GiB is free."),
+        what="m",
+        need=need,
+        machine=answer.machine,
+        recommendation=answer,
+    )
+    assert isinstance(error, OutOfMemory)
+    assert error.short_bytes == GIB // 2
+    kinds = [" ".join(clause.split()[:2]) for clause in error.remedies]
+    assert sorted(kinds) == ["GPU 0", "a context", "a q8", "branch main"]
+    sizes = [saving(clause) for clause in error.remedies]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] > 0.5  # what it was short by
+
+
+def test_the_cache_in_use_is_not_offered_again() -> None:
+    need, answer = real(24.0)
+    raised = RuntimeError("CUDA error: out of memory")
+    error = explain(raised, need=need, machine=answer.machine, recommendation=answer, cache="q6")
+    assert isinstance(error, OutOfMemory)
+    assert next(clause for clause in error.remedies if " cache " in clause).startswith("a q4 cache instead of q6")
+    other = explain(raised, need=need, machine=answer.machine, recommendation=answer, runtime="gptqmodel:triton")
+    assert isinstance(other, OutOfMemory)
+    assert not any(" cache " in clause for clause in other.remedies)
+
+
+def test_what_is_saved_on_several_cards_is_said_to_be() -> None:
+    need, answer = real(9.0, 9.0)
+    assert all(need.per_gpu_bytes)
+    error = explain(RuntimeError("CUDA error: out of memory"), need=need, machine=answer.machine, recommendation=answer)
+    assert isinstance(error, OutOfMemory)
+    assert error.needed_bytes in need.per_gpu_bytes
+    assert all("over 2 cards)" in clause for clause in error.remedies)
 
 
 def test_memory_in_pieces_too_small_is_named() -> None:
@@ -212,6 +274,8 @@ class Cuda:
 
     def memory_reserved(self, index: int) -> int:
         return self.reserved[index]
+
+    memory_allocated = memory_reserved
 
     def max_memory_reserved(self, index: int) -> int:
         return self.peak[index]

@@ -19,7 +19,7 @@ from branchfit.loaders import available_runtimes
 from branchfit.recommend import recommend
 from branchfit.units import GIB
 from branchfit.variants import from_card
-from branchfit_webui.advice import Advice
+from branchfit_webui.advice import Advice, counting
 from branchfit_webui.jobs import Seen
 from branchfit_webui.panel.installed import models_html
 from branchfit_webui.panel.models import advice_html, machine_lines, reason_html
@@ -70,7 +70,7 @@ def test_the_table_has_a_row_a_branch_and_marks_the_chosen_one() -> None:
     html = advice_html(advice(TWO_CARDS), "")
     chosen = html[html.index('<tr class="chosen">') :].split("</tr>")[0]
     # The README's figures for two cards of 24 GiB.
-    for cell in ("gptq-4bit-32g-actorder_True", "40.66 GB", "42.8 GiB ± 1.5 GiB", "yes, 1.6 GiB to spare"):
+    for cell in ("gptq-4bit-32g-actorder_True", "40.66 GB", "42.7 GiB ± 0.3 GiB", "yes, 2.3 GiB to spare"):
         assert cell in chosen
     assert "ExLlama (exllamav2)" in chosen and ">4096<" in chosen and html.count('class="chosen"') == 1
 
@@ -85,12 +85,21 @@ def test_where_nothing_fits_the_reason_is_a_problem_and_each_row_says_by_how_muc
 
 def test_a_gpu_is_told_with_what_is_free_and_who_holds_the_rest() -> None:
     assert machine_lines(advice(ONE_SMALL)) == [
-        "GPU 0: RTX 3060, 9.0 GiB free of 12.0 GiB (1.0 GiB held by pid 4121, Xorg; "
-        "an unknown amount held by pid 7, game)"
+        "GPU 0: RTX 3060, 9.0 GiB free of 12.0 GiB (2.0 GiB held by the processes of unknown amounts; 1.0 GiB held by "
+        "pid 4121, Xorg; an unknown amount held by pid 7, game)"
     ]
     assert machine_lines(advice(Machine((), (), 16 * GIB, 8 * GIB))) == [
         "No GPU: system memory, 8.0 GiB free of 16.0 GiB"
     ]
+
+
+def test_what_unloading_gives_back_is_never_more_than_a_program_can_have() -> None:
+    """24 GiB, of which the driver keeps 1 for itself, and 2 that are free are left to the desktop."""
+    gpu = Gpu(0, "RTX 3090", 24 * GIB, 5 * GIB, "8.6", "nvml", reserved_bytes=GIB, held_back_bytes=2 * GIB)
+    machine = Machine((gpu,), (), 64 * GIB, 60 * GIB)
+    for gives_back, free in ((10 * GIB, 15 * GIB), (16 * GIB, 21 * GIB), (19 * GIB, 21 * GIB)):
+        assert counting(machine, {0: gives_back}).gpus[0].free_bytes == free
+    assert counting(machine, {}).gpus == (gpu,)
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x07"

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from branchfit.errors import UsageError
 from branchfit.gather import Gathered, gather
-from branchfit.gpus import Machine, detect
+from branchfit.gpus import Gpu, Machine, detect
 from branchfit.hub import parse_repo
+from branchfit.memory.correcting import corrections_here
 from branchfit.recommend import Assessment, Recommendation, recommend
 from branchfit.units import GIB
 
@@ -110,19 +111,24 @@ class Desk:
             prefer=None if wishes.prefer == BALANCED else wishes.prefer,
             branch=found.branch,
             sisters=found.sisters,
+            corrections=corrections_here("webui"),
         )
         return Advice(found, answer, machine, gives_back, counted, self._host.model_name())
 
 
 def counting(machine: Machine, gives_back: Mapping[int, int]) -> Machine:
-    """The machine as it would be with the present model unloaded."""
+    """The machine as it would be with the present model unloaded: at most all that a program can have of a card."""
     return replace(
         machine,
         gpus=tuple(
-            replace(gpu, free_bytes=min(gpu.total_bytes, gpu.free_bytes + gives_back.get(gpu.index, 0)))
+            replace(gpu, free_bytes=max(gpu.free_bytes, min(_most(gpu), gpu.free_bytes + gives_back.get(gpu.index, 0))))
             for gpu in machine.gpus
         ),
     )
+
+
+def _most(gpu: Gpu) -> int:
+    return gpu.total_bytes - gpu.held_back_bytes - (gpu.reserved_bytes or 0)
 
 
 def context_tokens(text: object) -> int | None:

@@ -14,6 +14,7 @@ from .asked import Asked, asked
 from .chat import Built
 from .choices import Choices, Decision
 from .fitting import fit
+from .heard import heard
 from .host import Host, module
 from .making import Maker
 from .patches import Patch
@@ -163,6 +164,8 @@ class Lock:
         return found
 
     def _guarded(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        inner = heard(self.host, inner)  # what it gets is what the model reads
+
         @functools.wraps(inner)
         def guarded(question: Any, original_question: Any, *args: Any, **kwargs: Any) -> Iterator[str]:
             decision = self.decision()

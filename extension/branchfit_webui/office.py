@@ -120,6 +120,7 @@ class Office:
                 context_tokens=context,
                 gpu_split_bytes=assessment.need.split_bytes if assessment and assessment.need else (),
                 machine=counting(machine, gives_back),
+                need=assessment.need if assessment is not None else None,
             )
             job.say(f"loading: {plan.reason}")
             try:

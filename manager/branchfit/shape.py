@@ -134,6 +134,15 @@ _QKV_BIAS = frozenset({"qwen2"})
 """q, k and v have a bias without the config saying so: transformers' modeling_qwen2.py."""
 
 
+_TIED = frozenset(
+    {
+        "bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo",
+        "mistral3", "mpt", "opt", "RefinedWeb", "RefinedWebModel", "starcoder2", "xglm",
+    }
+)  # fmt: skip
+"""The head is the embedding unless the config says otherwise: the defaults of transformers 5.23's configurations."""
+
+
 def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelShape:
     """The shape a transformers config.json describes.
 
@@ -172,7 +181,7 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
         head_dim=head_dim,
         vocab=count("vocab_size"),
         max_context_tokens=None if config.get(_CONTEXT) is None else count(_CONTEXT),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings", model_type in _TIED)),
         experts=count("num_local_experts") if model_type == "mixtral" else 0,
         attention_bias=attention_bias,
         # attention_bias gives o_proj one too (Llama, Qwen3); Qwen2's q, k and v alone carry it.
@@ -183,7 +192,7 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
 
 
 _OTHER_NAMES = {
-    "hidden_size": ("n_embd", "d_model"),
+    "hidden_size": ("n_embd", "n_embed", "d_model"),
     "intermediate_size": ("n_inner", "ffn_hidden_size", "ffn_dim"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("n_head", "n_heads"),

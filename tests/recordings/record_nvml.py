@@ -33,6 +33,18 @@ def main() -> None:
             ask(function, (name, handle))
         ask("nvmlDeviceGetUUID", (name, handle))
         calls["nvmlDeviceGetUUID"][name] = f"{'MIG' if name.startswith('mig') else 'GPU'}-{name}"
+        ask("nvmlDeviceGetMemoryInfo", (name, handle), (str(pynvml.nvmlMemory_v2), pynvml.nvmlMemory_v2))
+        for function in (
+            "nvmlDeviceGetEccMode",
+            "nvmlDeviceGetDisplayActive",
+            "nvmlDeviceGetDriverModel",
+            "nvmlDeviceGetPciInfo",
+            "nvmlDeviceGetMaxPcieLinkGeneration",
+            "nvmlDeviceGetMaxPcieLinkWidth",
+            "nvmlDeviceGetMemoryBusWidth",
+        ):
+            ask(function, (name, handle))
+        ask("nvmlDeviceGetMaxClockInfo", (name, handle), (str(pynvml.NVML_CLOCK_MEM), pynvml.NVML_CLOCK_MEM))
         for function in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
             for process in ask(function, (name, handle)) or []:
                 calls.setdefault("nvmlSystemGetProcessName", {})[str(process.pid)] = "process"
@@ -58,6 +70,10 @@ def main() -> None:
 
 
 def _plain(answer: Any) -> Any:
+    if hasattr(answer, "reserved"):
+        return {"total": answer.total, "free": answer.free, "reserved": answer.reserved}
+    if hasattr(answer, "bus"):
+        return {"domain": answer.domain, "bus": answer.bus, "device": answer.device}
     if isinstance(answer, pynvml.c_nvmlMemory_t):
         return {"total": answer.total, "free": answer.free, "used": answer.used}
     if isinstance(answer, list) and answer and hasattr(answer[0], "pid"):

@@ -92,8 +92,8 @@ def load(
         _remember(host)
         _unload(host, on_step)
         machine = detect()
-        meter = measuring.meter(plan, machine, need)
         on_step(f"Loading {plan.model}: {plan.reason}")
+        meter = measuring.meter(plan, machine, need)
         began = time.monotonic()
         try:
             _set_parameters(host, plan)
@@ -103,6 +103,7 @@ def load(
             raise _failed(host, error, plan, machine, need, recommendation) from error
         seconds = time.monotonic() - began
         measured = measuring.read(meter)
+        measuring.record(meter, host.model, plan, machine, need, recommendation)
     line = f"{plan.model} is loaded with {plan.loader} ({plan.runtime}) in {seconds:.0f} s."
     if measured is not None:
         line = f"{line} {measured.line()}."
@@ -114,7 +115,7 @@ def load(
         need.error_bytes if need is not None else None,
         measured.peak_bytes if measured is not None else None,
         line,
-        (*plan.notes, *seen.notes),
+        (*plan.notes, *seen.notes, *((measured.spill,) if measured is not None and measured.spill else ())),
     )
 
 
@@ -197,6 +198,7 @@ def _remember(host: Host) -> None:
 def _unload(host: Host, on_step: Callable[[str], None]) -> None:
     if host.model is not None:
         on_step(f"Unloading {host.model_name() or 'the present model'}.")
+    measuring.close(host)
     host.models.unload_model()
     # Up to v1.7 the name stays when a model goes, and v2.8 and newer keep it where none was there.
     host.shared.model = host.shared.tokenizer = None
@@ -258,6 +260,8 @@ def _failed(
         machine=machine,
         recommendation=recommendation,
         context_tokens=plan.settings.get("truncation_length"),
+        runtime=plan.runtime,
+        cache=measuring.cache_of(plan) or "fp16",
     )
     measuring.let_go(error)
     _unload(host, lambda step: None)

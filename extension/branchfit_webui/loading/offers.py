@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from branchfit.gpus import Machine
-from branchfit.loaders import RUNTIMES, Availability, Runtime, Verdict, as_installed, check_host, this_host
+from branchfit.loaders import RUNTIMES, Availability, Runtime, Verdict, as_installed, check_host, host_facts, this_host
 from branchfit.loaders import Host as Packages
 
 from ..host import Host
@@ -89,7 +89,7 @@ def host_availability(host: Host, machine: Machine, packages: Packages | None = 
             note = " ".join([note, *lacks[:2]])
     if usable and not machine.gpus and not any("cpu" in offer.runtime.kinds for offer in usable):
         note += " None of them runs without a GPU, and there is none here."
-    return Availability(tuple(offer.runtime for offer in usable), False, note, missing, packages.has("triton"))
+    return Availability(tuple(offer.runtime for offer in usable), False, note, missing, **host_facts(packages))
 
 
 def _with_the_hosts_builds(runtime: Runtime, verdict: Verdict, packages: Packages) -> Verdict:

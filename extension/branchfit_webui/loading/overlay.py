@@ -129,6 +129,7 @@ def _read(folder: Path, model_name: str) -> ModelFolder | None:
 
 def _load(host: Host, read: ModelFolder, inner: Callable[[], Any]) -> Any:
     from branchfit.running.checks import check_loaded
+    from branchfit.running.early import import_gptqmodel
     from branchfit.running.kernels import quantization_config
     from branchfit.running.loading import uncompiled
     from branchfit.running.overlay import overlaid
@@ -137,6 +138,7 @@ def _load(host: Host, read: ModelFolder, inner: Callable[[], Any]) -> Any:
     if read.quantization is not None:
         runtime = _runtime(host, read)
         changes["quantization_config"] = quantization_config(read, runtime)
+        import_gptqmodel(runtime)
     with overlaid(read.folder, changes):
         output = inner()
     model = output[0] if type(output) is tuple else output

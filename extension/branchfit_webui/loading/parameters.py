@@ -14,6 +14,7 @@ from typing import Any
 
 from branchfit.errors import LoadError
 from branchfit.gpus import Machine
+from branchfit.memory.splits import LoaderSplit, split_text
 from branchfit.units import GIB
 
 from .facts import Facts
@@ -56,8 +57,11 @@ def parameters(
     machine: Machine,
     cache_type: str,
     exllamav2: str | None = None,
+    told: LoaderSplit | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Parameter -> value, and remarks. `exllamav2` is that package's version where it is installed.
+
+    `told` is the split in this loader's own count (`sharing.loader_told`); without it, it gets `gpu_split_bytes`.
 
     Raises LoadError for a cache that this loader does not have.
     """
@@ -79,7 +83,7 @@ def parameters(
     values |= _autogptq(offer, facts, context_tokens, on_cpu)
     if "no_sdpa" in params and offer.runtime.name == "exllamav2":
         values["no_sdpa"] = _is_blind(exllamav2)  # flash-attn and xformers go before it where they are
-    split, notes = _split(offer, gpu_split_bytes, machine)
+    split, notes = _split(offer, gpu_split_bytes, machine, told)
     return values | split, notes
 
 
@@ -133,24 +137,32 @@ def _autogptq(offer: Offer, facts: Facts, context_tokens: int, on_cpu: bool) -> 
     return values
 
 
-def _split(offer: Offer, split: Sequence[int], machine: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _split(
+    offer: Offer, split: Sequence[int], machine: Machine, told: LoaderSplit | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """How the model is laid over several GPUs. One GPU alone is told nothing, and takes all of it.
 
-    ExLlama takes GiB a card. The Transformers loader takes an upper bound a card, and accelerate
-    balances below it: gpu_split since v3.0 (its `cpu_memory is not None` always holds), sliders in MiB
-    before, which also bring an allowance of 99 GiB for the CPU.
+    `gpu_split` is GB of 2^30 a card for all loaders that have it (Transformers' since v3.0: its `cpu_memory is not
+    None` always holds); before that Transformers and AutoGPTQ have sliders in MiB, which also bring an allowance of
+    99 GiB for the CPU. `told` places every layer where the forecast has it. Without it `split` is an upper bound, and
+    how many layers lie below it is the loader's to say, since it counts otherwise (memory/splits.py).
     """
     params = offer.params
-    several = len(machine.gpus) > 1 and any(share > 0 for share in split)
+    shares = told.per_gpu_bytes if told is not None else split
+    several = len(machine.gpus) > 1 and any(share > 0 for share in shares)
     values: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     if "gpu_split" in params:
-        values["gpu_split"] = ",".join(_gib(share) for share in split) if several else ""
+        texts = split_text(shares) if told is not None else ",".join(_gib(share) for share in split)
+        values["gpu_split"] = texts if several else ""
     if any(name.startswith("gpu_memory") for name in params):
-        shares = [*split, *([0] * (len(machine.gpus) - len(split)))] if several else [0] * len(machine.gpus)
-        values |= {f"gpu_memory_{index}": math.ceil(share / MIB) for index, share in enumerate(shares)}
-    if several and offer.loader in ("Transformers", "AutoGPTQ"):
-        notes = ("The split is an upper bound for each GPU; accelerate balances the layers below it.",)
+        filled = [*shares, *([0] * (len(machine.gpus) - len(shares)))] if several else [0] * len(machine.gpus)
+        # To the next MiB: a module is a hundred times that, and the threshold stands in the middle of one.
+        values |= {f"gpu_memory_{index}": math.ceil(share / MIB) for index, share in enumerate(filled)}
+    if told is None and several:
+        notes = (
+            f"The split is an upper bound for each GPU; {offer.loader} lays the layers below it as it counts them.",
+        )
     return values, notes
 
 

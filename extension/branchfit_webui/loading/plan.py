@@ -11,12 +11,14 @@ from branchfit.errors import LoadError
 from branchfit.gpus import Gpu, Machine
 from branchfit.loaders import LOADERS, RUNTIMES, by_name, this_host
 from branchfit.loaders import Host as Packages
+from branchfit.memory import Need
 from branchfit.recommend import DEFAULT_CONTEXT_TOKENS
 
 from ..host import Host
 from .facts import NOT_QUANTISED, Facts, facts_of
 from .offers import HOST_LOADERS, Offer, offers
 from .parameters import parameters
+from .sharing import loader_told, shared_out
 
 if TYPE_CHECKING:
     from branchfit.running.folder import ModelFolder
@@ -54,14 +56,16 @@ def plan_load(
     machine: Machine,
     cache_type: str = "fp16",
     packages: Packages | None = None,
+    need: Need | None = None,
 ) -> LoadPlan:
     """How this host loads `folder`.
 
     `runtime` is branchfit's name of one, or of a loader ("ExLlama", "AutoGPTQ"), or None for the best
     there is. Where the host does not have it, or it cannot take these files on these GPUs, another of
     the same loader is taken, then any; the reason says so. `context_tokens` None: the model's own, at
-    most 4096. `cache_type` is fp16, fp8, q8, q6 or q4, for the loaders that have a choice.
-    Raises LoadError, with why each runtime cannot.
+    most 4096. `cache_type` is fp16, fp8, q8, q6 or q4, for the loaders that have a choice. `need` is the
+    forecast whose layers are to lie on several GPUs as it has them; without it `gpu_split_bytes` bounds each.
+    Raises LoadError, with why each runtime cannot, or where this loader would fill a GPU beyond what is free.
     """
     from branchfit.running.folder import read_folder
 
@@ -79,6 +83,9 @@ def plan_load(
         offer, reason = _chosen(host, model, facts, runtime, gpus, packages)
         name = offer.runtime.name
     tokens = context_tokens or min(facts.trained_tokens or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
+    packages = this_host() if packages is None else packages
+    told = loader_told(name, model, need, machine, tokens, packages)
+    shared = shared_out(told, need, machine, offer.loader) if told is not None and need is not None else ()
     settings, more = parameters(
         offer,
         facts,
@@ -86,8 +93,10 @@ def plan_load(
         gpu_split_bytes=gpu_split_bytes,
         machine=machine,
         cache_type=cache_type,
-        exllamav2=(this_host() if packages is None else packages).version("exllamav2"),
+        exllamav2=packages.version("exllamav2"),
+        told=told,
     )
+    more = (*shared, *more)
     if name.startswith("gptqmodel:") and not machine.gpus:
         more = (*more, "There is no GPU, so its torch kernel computes in float32 on the CPU.")
     kernel = name.partition(":")[2] or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from branchfit.gpus import headline, shares
 from branchfit.recommend import PREFERENCES, Assessment
 from branchfit.units import gb, gib
 
@@ -179,18 +180,11 @@ def advice_html(advice: Advice, loaded_line: str) -> str:
 
 
 def machine_lines(advice: Advice) -> list[str]:
-    """Each GPU: what is free of it, and who holds the rest."""
-    machine = advice.machine
+    """Each GPU: what is free of it, and where the rest is."""
     lines = []
-    for gpu in machine.gpus or (machine.cpu,):
-        holders = "; ".join(
-            f"{gib(holder.used_bytes) if holder.used_bytes is not None else 'an unknown amount'} held by "
-            f"pid {holder.pid}, {holder.name}"
-            for holder in gpu.holders
-        )
-        what = "No GPU: system memory" if gpu.kind == "cpu" else f"GPU {gpu.index}: {gpu.name}"
-        held = f" ({holders})" if holders else ""
-        lines.append(f"{what}, {gib(gpu.free_bytes)} free of {gib(gpu.total_bytes)}{held}")
+    for gpu in advice.machine.gpus or (advice.machine.cpu,):
+        held = "; ".join(shares(gpu)) if gpu.kind != "cpu" else ""
+        lines.append(headline(gpu) + (f" ({held})" if held else ""))
     return lines
 
 

@@ -10,8 +10,9 @@ import click
 
 from ..errors import HubUnreachable, UsageError
 from ..gather import Gathered, gather
-from ..gpus import detect, parse_gpus
-from ..loaders import available_runtimes, of_loader
+from ..gpus import Machine, detect, parse_gpus
+from ..loaders import Availability, available_runtimes, of_loader
+from ..memory.correcting import corrections_here
 from ..recommend import Recommendation, recommend
 from .exits import EXIT_NOTHING_FITS
 from .options import card_option, config_option, json_option, machine_options
@@ -29,7 +30,7 @@ def variants(repo: str | None, card: Path | None, config: Path | None, json_: bo
 
     REPO is owner/name or the page's address.
     """
-    found = _gather(repo, card, config)
+    found = gathered(repo, card, config)
     if json_:
         from .as_json import dump, variants_document
 
@@ -47,12 +48,23 @@ def variants(repo: str | None, card: Path | None, config: Path | None, json_: bo
     render.notes((*found.notes, *found.listed.notes))
 
 
-def _gather(repo: str | None, card: Path | None, config: Path | None) -> Gathered:
+def gathered(repo: str | None, card: Path | None, config: Path | None) -> Gathered:
+    """What `gather` gives; where the Hub cannot be reached, with a word on how to do without."""
     try:
         return gather(repo, card, config)
     except HubUnreachable:
         click.echo("note: a card on disk is read without network: --card README.md --config config.json", err=True)
         raise
+
+
+def target(gpu: Sequence[str], loader: str | None, runtime: Sequence[str]) -> tuple[Machine, Availability]:
+    """The machine an answer is for, and the runtimes it may choose between. Raises UsageError."""
+    machine = parse_gpus(gpu) if gpu else detect()
+    available = available_runtimes(list(runtime) or None, simulated=bool(gpu))
+    runtimes = of_loader(available.runtimes, loader)
+    if runtime and not runtimes:
+        raise UsageError(f"none of the runtimes you named ({', '.join(runtime)}) plays {loader}.")
+    return machine, replace(available, runtimes=runtimes)
 
 
 def advise(
@@ -64,12 +76,7 @@ def advise(
     prefer: str | None = None,
 ) -> Recommendation:
     """The recommendation for what was gathered; shared with `pull` and `demo`."""
-    machine = parse_gpus(gpu) if gpu else detect()
-    available = available_runtimes(list(runtime) or None, simulated=bool(gpu))
-    runtimes = of_loader(available.runtimes, loader)
-    if runtime and not runtimes:
-        raise UsageError(f"none of the runtimes you named ({', '.join(runtime)}) plays {loader}.")
-    available = replace(available, runtimes=runtimes)
+    machine, available = target(gpu, loader, runtime)
     return recommend(
         found.listed,
         machine,
@@ -78,6 +85,7 @@ def advise(
         prefer=prefer,
         branch=found.branch,
         sisters=found.sisters,
+        corrections=None if gpu else corrections_here(),
     )
 
 
@@ -102,7 +110,7 @@ def recommend_command(
 
     REPO is owner/name, owner/name:branch to ask about one branch, or the page's address.
     """
-    found = _gather(repo, card, config)
+    found = gathered(repo, card, config)
     answer = advise(found, gpu, context, loader, runtime, prefer)
     if json_:
         from .as_json import dump, recommendation_document

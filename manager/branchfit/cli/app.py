@@ -17,6 +17,7 @@ from .exits import EXIT_COULD_NOT, EXIT_DONE, EXIT_INTERRUPTED, exit_code
 COMMANDS = {
     "variants": "advise:variants",
     "recommend": "advise:recommend_command",
+    "fit": "fit:fit_command",
     "pull": "pulling:pull_command",
     "queue": "queue:queue",
     "list": "models:list_command",

@@ -7,8 +7,10 @@ from typing import Any
 
 from ..card import CardTemplate, Sister
 from ..gpus import Gpu
+from ..memory import Need
+from ..memory.correcting import Correction
 from ..prompts import Template
-from ..recommend import Assessment, Recommendation
+from ..recommend import Assessment, Cell, Grid, Recommendation, Row
 from ..variants import Disagreement, Variant, VariantList
 
 
@@ -58,6 +60,47 @@ def recommendation_document(answer: Recommendation, notes: tuple[str, ...] = ())
     }
 
 
+def grid_document(grid: Grid, notes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What `branchfit fit --json` prints. Contexts are in tokens; `context_tokens` is --context, null without."""
+    gpus = grid.machine.gpus or (grid.machine.cpu,)
+    return {
+        "repo": grid.repo,
+        "commit": grid.commit,
+        "context_tokens": grid.context_tokens,
+        "gpus": [gpu_document(gpu) for gpu in gpus],
+        "fits": grid.fits,
+        "rows": [_row(row, grid.context_tokens) for row in grid.rows],
+        "notes": [*notes, *grid.notes],
+    }
+
+
+def _row(row: Row, asked: int | None) -> dict[str, Any]:
+    return {
+        "branch": row.variant.branch,
+        "loader": row.loader,
+        "runtime": row.runtime,
+        "own_context_tokens": row.own_tokens,
+        "searched_to_tokens": row.limit_tokens,
+        "caches": [_cell(cell, asked) for cell in row.cells],
+        "correction": _correction(row.correction),
+        "why": row.why,
+    }
+
+
+def _cell(cell: Cell, asked: int | None) -> dict[str, Any]:
+    return {
+        "cache": cell.cache,
+        "max_context_tokens": cell.longest_tokens,
+        "limited_by": cell.limited_by,
+        "reaches_context": None if asked is None else cell.longest_tokens >= asked,
+        "need_at_tokens": cell.need_tokens,
+        "need_bytes": _need(cell.need),
+        "need_per_gpu_bytes": list(cell.need.per_gpu_bytes),
+        "error_bytes": cell.need.error_bytes,
+        "headroom_bytes": cell.headroom_bytes,
+    }
+
+
 def template_document(template: CardTemplate | None) -> dict[str, Any] | None:
     if template is None:
         return None
@@ -103,20 +146,29 @@ def _assessment(assessment: Assessment) -> dict[str, Any]:
         "loader": assessment.loader,
         "runtime": assessment.runtime,
         "fits": assessment.fits,
-        "need_bytes": None
-        if need is None
-        else {
-            "weights": need.weights_bytes,
-            "kv_cache": need.kv_cache_bytes,
-            "scratch": need.scratch_bytes,
-            "context": need.context_bytes,
-            "total": need.total_bytes,
-        },
+        "need_bytes": None if need is None else _need(need),
         "need_per_gpu_bytes": None if need is None else list(need.per_gpu_bytes),
         "error_bytes": None if need is None else need.error_bytes,
+        "correction": _correction(assessment.correction),
         "headroom_bytes": assessment.headroom_bytes,
         "max_context_tokens": assessment.max_context_tokens,
         "why": assessment.why,
+    }
+
+
+def _correction(learned: Correction | None) -> dict[str, int] | None:
+    if learned is None:
+        return None
+    return {"bytes": learned.bytes, "error_bytes": learned.error_bytes, "loads": learned.loads}
+
+
+def _need(need: Need) -> dict[str, int]:
+    return {
+        "weights": need.weights_bytes,
+        "kv_cache": need.kv_cache_bytes,
+        "scratch": need.scratch_bytes,
+        "context": need.context_bytes,
+        "total": need.total_bytes,
     }
 
 

@@ -63,8 +63,8 @@ card_option = click.option("--card", metavar="FILE", type=FILE, help="Read this 
 config_option = click.option("--config", metavar="FILE", type=FILE, help="The model's config.json, to go with --card.")
 
 
-def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What a recommendation is made for: --gpu, --context, --loader, --runtime, --prefer."""
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What an answer is for: --gpu, --context, --loader, --runtime."""
     options: list[Decorator] = [
         click.option(
             "--gpu",
@@ -89,13 +89,18 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME",
             help="Which runtime exists (`branchfit doctor` lists them). Repeatable.",
         ),
-        click.option(
-            "--prefer",
-            type=click.Choice(["quality", "speed", "context"]),
-            help="Default: the best quality that ExLlama runs, then AutoGPTQ. quality: the best of either. "
-            "speed: the fewest bytes to read for each token. context: the longest context.",
-        ),
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a recommendation is made for: the target's options and --prefer."""
+    prefer = click.option(
+        "--prefer",
+        type=click.Choice(["quality", "speed", "context"]),
+        help="Default: the best quality that ExLlama runs, then AutoGPTQ. quality: the best of either. "
+        "speed: the fewest bytes to read for each token. context: the longest context.",
+    )
+    return target_options(prefer(command))

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ..recommend import Assessment, Recommendation
+from ..gpus import Machine, headline, shares
+from ..recommend import Assessment, Grid, Recommendation, Row
 from ..units import gb, gib
 from ..variants import Disagreement, Variant, VariantList
 
@@ -78,11 +79,7 @@ def recommendation(answer: Recommendation) -> None:
     """The answer first, then the facts it rests on, then a word on every branch."""
     out = console()
     out.print(f"{'-> ' if answer.choice else ''}{answer.reason}\n", markup=False, style="bold")
-    for gpu in answer.machine.gpus or (answer.machine.cpu,):
-        held = "; ".join(f"{gib(h.used_bytes)} held by pid {h.pid}, {h.name}" for h in gpu.holders)
-        what = "No GPU: system memory" if gpu.kind == "cpu" else f"GPU {gpu.index}: {gpu.name}"
-        line = f"{what}, {gib(gpu.free_bytes)} free of {gib(gpu.total_bytes)}{f' ({held})' if held else ''}"
-        out.print(line, markup=False)
+    devices(answer.machine, out)
     chosen = answer.choice.branch if answer.choice else None
     columns = _columns(answer, out.width)
     rows = [[text(a, a.variant.branch == chosen) for _, _, text in columns] for a in answer.assessments]
@@ -91,6 +88,14 @@ def recommendation(answer: Recommendation) -> None:
     for assessment in answer.assessments:
         words = assessment.verdict if assessment.need else assessment.why
         out.print(f"{assessment.variant.branch}: {words}", markup=False)
+
+
+def devices(machine: Machine, out: Console) -> None:
+    """A line for each GPU, or for the memory that stands in for one: what is free, and who holds the rest."""
+    for gpu in machine.gpus or (machine.cpu,):
+        out.print(headline(gpu), markup=False)
+        for line in shares(gpu) if gpu.kind != "cpu" else ():
+            out.print(f"  {line}", markup=False)
 
 
 def _columns(answer: Recommendation, width: int) -> list[tuple[str, Justify, Callable[[Assessment, bool], str]]]:
@@ -113,6 +118,68 @@ def _columns(answer: Recommendation, width: int) -> list[tuple[str, Justify, Cal
         if width < least_width:
             columns = [column for column in columns if column[0] != title]
     return columns
+
+
+def context_grid(grid: Grid) -> None:
+    """The grid of `branchfit fit`, and beneath it the numbers behind each branch's first cell."""
+    out = console()
+    out.print(_how_far(grid), markup=False, style="bold")
+    devices(grid.machine, out)
+    out.print()
+    columns = [["branch", *(row.variant.branch for row in grid.rows)]]
+    columns += [_cache_column(grid, cache) for cache in grid.caches]
+    runtimes = [row.runtime or "-" for row in grid.rows]
+    if sum(max(map(len, column)) + 2 for column in columns) + max(map(len, ["runtime", *runtimes])) <= out.width:
+        out.print(_lines([*columns, ["runtime", *runtimes]]))
+    else:
+        for runtime in dict.fromkeys(runtimes):
+            own = [0, *(place for place, name in enumerate(runtimes, 1) if name == runtime)]
+            parts = [[column[place] for place in own] for column in columns]
+            out.print(f"runtime {runtime}", markup=False)
+            out.print(_lines([part for part in parts if any(cell.strip() for cell in part[1:])]))
+    if grid.context_tokens is not None:
+        marked = any("*" in cell for column in columns[1:] for cell in column)
+        out.print(f"{'*' if marked else 'none'} has room for {grid.context_tokens} tokens", markup=False)
+    out.print()
+    for row in grid.rows:
+        out.print(f"{row.variant.branch}: {row.why}", markup=False)
+
+
+def _how_far(grid: Grid) -> str:
+    """What the numbers of the grid are, and how far was looked."""
+    rows = [row for row in grid.rows if row.cells]
+    own, limits = {row.own_tokens for row in rows}, {row.limit_tokens for row in rows}
+    what = "The longest context that fits, in tokens"
+    if len(own) != 1 or len(limits) != 1:
+        return f"{what}, by each branch's own limit" if rows else f"{what}: nothing here loads any branch"
+    (most,), (limit,) = own, limits
+    if most is None:
+        return f"{what}; the model's own is unknown: looked for up to {limit}"
+    return f"{what}; the model's own is {most}" + (f", looked for up to {limit}" if limit > most else "")
+
+
+def _cache_column(grid: Grid, cache: str) -> list[str]:
+    """The title and a cell for each row, digits under digits; `*` behind those with room for what was asked."""
+    alike = len({row.limit_tokens for row in grid.rows if row.cells}) <= 1
+    column = [cache, *(_context(row, cache, alike) for row in grid.rows)]
+    width = max(map(len, column))
+    asked, cells = grid.context_tokens, [row.cell(cache) for row in grid.rows]
+    reached = [cell is not None and asked is not None and cell.longest_tokens >= asked for cell in cells]
+    return [f"{text:>{width}}{'*' if marked else ''}" for text, marked in zip(column, [False, *reached], strict=True)]
+
+
+def _context(row: Row, cache: str, alike: bool) -> str:
+    """A cell: empty for a cache type that this runtime does not have, `-` where nothing fits."""
+    cell = row.cell(cache)
+    if cell is None:
+        return "" if row.cells else "-"
+    limited = not alike and 0 < cell.longest_tokens < row.limit_tokens
+    return f"{cell.longest_tokens or '-'}{f' of {row.limit_tokens}' if limited else ''}"
+
+
+def _lines(columns: Sequence[Sequence[str]]) -> Table:
+    """A table of columns whose cells stand where they should: rich would cut the blanks behind a number."""
+    return _table([(column[0], "left") for column in columns], [*zip(*(column[1:] for column in columns), strict=True)])
 
 
 def _spare(headroom_bytes: int | None) -> str:

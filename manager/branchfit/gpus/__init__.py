@@ -10,15 +10,20 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .apple import read_apple
 from .given import parse_gpus
 from .machine import Gpu, Holder, Machine
 from .nvml import read_nvml
 from .rocm import read_rocm
-from .system import Run, read_memory, run_command
+from .shares import headline, shares
+from .system import Run, is_wsl, read_memory, run_command
 
-__all__ = ["Gpu", "Holder", "Machine", "detect", "parse_gpus"]
+if TYPE_CHECKING:
+    from .wddm import Budget
+
+__all__ = ["Gpu", "Holder", "Machine", "detect", "headline", "parse_gpus", "shares"]
 
 
 def detect(
@@ -36,10 +41,10 @@ def detect(
     memory = read_memory(platform, root, run)
     if platform == "darwin":
         found = [read_apple(memory, run)]
-    elif platform == "win32":
-        found = [read_nvml(environ, memory, root)]
     else:
-        found = [read_nvml(environ, memory, root), read_rocm(environ, root)]
+        found = [read_nvml(environ, memory, root, _budgets(platform, root))]
+        if platform != "win32":
+            found.append(read_rocm(environ, root))
     gpus = next((one.gpus for one in found if one.gpus), ())
     notes = list(memory.notes)
     for one in found:
@@ -51,3 +56,11 @@ def detect(
     if not gpus:
         notes.append("no GPU was found: models can only run on the CPU, slowly, in the machine's own memory.")
     return Machine(gpus, tuple(notes), memory.total_bytes, memory.free_bytes)
+
+
+def _budgets(platform: str, root: Path) -> tuple[Budget, ...]:
+    if platform != "win32" and not is_wsl(root):
+        return ()
+    from .wddm import read_budgets  # ctypes costs 10 ms, and only Windows and WSL need it here
+
+    return read_budgets(platform, root)

@@ -27,6 +27,14 @@ class Gpu:
     `compute_capability` is NVIDIA's, "8.6"; None where it is unknown or there is none.
     `source` says who answered: "nvml", "rocm", "mps", "given" (--gpu) or "none" (the CPU).
     `kind` is what torch calls the device: "cuda", "rocm", "mps" or "cpu".
+
+    The total is free + held back + reserved + what the holders have + what nobody's name is known of.
+    `free_bytes` is what a model may take: the driver's own figure is `driver_free_bytes`, and `held_back_bytes` is
+    the part of it that is left to the desktop, or that Windows keeps from one process; a note says which.
+    `reserved_bytes` is the driver's own, no process's; None where it is not told. `ecc` and `display` (a screen is
+    driven from it) are None where unknown. `unified` is a chip whose memory is the machine's. `address` is the PCI
+    address. `bus_bytes_per_s` and `memory_bytes_per_s` are the most that its bus and its memory can carry by their
+    clocks and widths, None where the driver does not tell them.
     """
 
     index: int
@@ -37,6 +45,25 @@ class Gpu:
     source: str
     holders: tuple[Holder, ...] = ()
     kind: str = "cuda"
+    reserved_bytes: int | None = None
+    held_back_bytes: int = 0
+    ecc: bool | None = None
+    display: bool | None = None
+    unified: bool = False
+    address: str | None = None
+    bus_bytes_per_s: int | None = None
+    memory_bytes_per_s: int | None = None
+
+    @property
+    def driver_free_bytes(self) -> int:
+        """What the driver calls free, the part that is held back included."""
+        return self.free_bytes + self.held_back_bytes
+
+    @property
+    def unnamed_bytes(self) -> int:
+        """What is taken and neither the driver's reserve nor a process's that is known by name and size."""
+        named = sum(holder.used_bytes or 0 for holder in self.holders) + (self.reserved_bytes or 0)
+        return max(0, self.total_bytes - self.driver_free_bytes - named)
 
 
 @dataclass(frozen=True)

@@ -8,31 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GpuError
 from ..units import gib
 from .given import LARGEST_BYTES
-from .machine import Gpu, Holder
-from .system import Memory, process_name, read_text
+from .held_back import held_back
+from .machine import Gpu
+from .nvml_details import BROKEN, read_details
+from .nvml_holders import read_holders, said, text
+from .system import Memory, is_wsl
 from .visible import select
+
+if TYPE_CHECKING:
+    from .wddm import Budget
 
 __all__ = ["Found", "read_nvml"]
 
 UNSEEN_BYTES = 2**30
-"""Memory in use beyond what the listed processes hold, above which a note says so. The driver keeps
-some hundred MiB for itself (nvidia-smi's `Reserved`), which is nobody's doing and not worth a note."""
+"""Memory in use beyond the driver's reserve and what the listed processes hold, above which a note says so. Where the
+reserve is not told (nvidia-smi's `Reserved`, some hundred MiB) it is in there, and is nobody's doing."""
 
 MAX_DEVICES = 120
 """GPUs, or MIG instances of one, that are looked at: C10_COMPILE_TIME_MAX_GPUS in torch's c10/cuda/CUDAMacros.h.
 torch takes no more; a driver that claims a billion is not asked for each."""
-
-_BROKEN = (OSError, ValueError, TypeError, AttributeError, IndexError, GpuError)
-"""What a broken driver or an older pynvml raises besides NVMLError: missing functions, text that is no
-text, numbers that are none."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ def load_pynvml() -> Any:
     return importlib.import_module("pynvml")
 
 
-def read_nvml(environ: Mapping[str, str], memory: Memory, root: Path = Path("/")) -> Found:
+def read_nvml(
+    environ: Mapping[str, str], memory: Memory, root: Path = Path("/"), budgets: Sequence[Budget] = ()
+) -> Found:
     """Every NVIDIA GPU that torch would see, in torch's order. Never raises for a broken driver.
 
-    `memory` is the machine's, for chips that share it; `root` is where /proc and /dev are looked for.
+    `memory` is the machine's, for chips that share it; `root` is where /proc and /dev are looked for; `budgets` is
+    what Windows lets this process have of each adapter, where it is Windows or WSL.
     """
     try:
         nvml = load_pynvml()
@@ -78,12 +83,12 @@ def read_nvml(environ: Mapping[str, str], memory: Memory, root: Path = Path("/")
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         return _no_nvml(nvml, error, root)
-    except _BROKEN as error:
+    except BROKEN as error:
         return Found((), (f"NVML could not be started: {error}.",))
     try:
-        return _read_all(nvml, environ, memory, root)
+        return _read_all(nvml, environ, memory, root, budgets)
     finally:
-        with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+        with contextlib.suppress(nvml.NVMLError, *BROKEN):
             nvml.nvmlShutdown()
 
 
@@ -104,35 +109,35 @@ def _no_nvml(nvml: Any, error: Exception, root: Path) -> Found:
     elif _is(nvml, error, "NVML_ERROR_LIB_RM_VERSION_MISMATCH"):
         say = "the NVIDIA driver was updated and the old one is still running: reboot."
     else:
-        say = f"the NVIDIA driver did not start: {_said(error)}. See what `nvidia-smi` says; a reboot often helps."
+        say = f"the NVIDIA driver did not start: {said(error)}. See what `nvidia-smi` says; a reboot often helps."
     return Found((), (say,))
 
 
-def _read_all(nvml: Any, environ: Mapping[str, str], memory: Memory, root: Path) -> Found:
+def _read_all(nvml: Any, environ: Mapping[str, str], memory: Memory, root: Path, budgets: Sequence[Budget]) -> Found:
     notes: list[str] = []
     try:
         count = int(nvml.nvmlDeviceGetCount())
-    except (nvml.NVMLError, *_BROKEN) as error:
-        return Found((), (f"the NVIDIA driver does not say how many GPUs there are: {_said(error)}.",))
+    except (nvml.NVMLError, *BROKEN) as error:
+        return Found((), (f"the NVIDIA driver does not say how many GPUs there are: {said(error)}.",))
     devices = [device for index in range(min(count, MAX_DEVICES)) if (device := _open(nvml, index, notes)) is not None]
     if not devices:
         return Found((), (*notes, "the NVIDIA driver runs and knows of no usable GPU."))
     gpus: list[Gpu] = []
     for ordinal, device in enumerate(_seen_by_torch(devices, environ, notes)):
         try:
-            gpus.append(_read(nvml, device, ordinal, memory, notes, root))
+            gpus.append(_read(nvml, device, ordinal, memory, notes, root, budgets))
         except nvml.NVMLError as error:
             gone = _is(nvml, error, "NVML_ERROR_GPU_IS_LOST") or _is(nvml, error, "NVML_ERROR_NOT_FOUND")
             what = "disappeared while it was read" if gone else "does not answer"
-            notes.append(f"{device.label} {what} ({_said(error)}) and is left out; see `nvidia-smi`, or reboot.")
-        except _BROKEN as error:
-            notes.append(f"{device.label} is left out: {_said(error)}; see `nvidia-smi`.")
+            notes.append(f"{device.label} {what} ({said(error)}) and is left out; see `nvidia-smi`, or reboot.")
+        except BROKEN as error:
+            notes.append(f"{device.label} is left out: {said(error)}; see `nvidia-smi`.")
     if len({gpu.name for gpu in gpus}) > 1 and environ.get("CUDA_DEVICE_ORDER", "FASTEST_FIRST") != "PCI_BUS_ID":
         notes.append(
             "the GPUs differ, and CUDA numbers the fastest first while they are listed here in the order of their "
             "slots: set CUDA_DEVICE_ORDER=PCI_BUS_ID so that both count alike."
         )
-    if "microsoft" in (read_text(root / "proc/version") or "").lower():
+    if is_wsl(root):
         notes.append("this is WSL: programs on the Windows side hold GPU memory too, and are not listed.")
     return Found(tuple(gpus), tuple(notes))
 
@@ -142,14 +147,14 @@ def _open(nvml: Any, index: int, notes: list[str]) -> _Device | None:
     label = f"GPU {index}"
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        name = _text(nvml.nvmlDeviceGetName(handle))
-        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-    except (nvml.NVMLError, *_BROKEN) as error:
-        notes.append(f"{label} cannot be opened and is left out: {_said(error)}; see `nvidia-smi`, or reboot.")
+        name = text(nvml.nvmlDeviceGetName(handle))
+        uuid = text(nvml.nvmlDeviceGetUUID(handle))
+    except (nvml.NVMLError, *BROKEN) as error:
+        notes.append(f"{label} cannot be opened and is left out: {said(error)}; see `nvidia-smi`, or reboot.")
         return None
     try:
         mig = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
-    except (nvml.NVMLError, *_BROKEN):  # cards and drivers older than MIG say so this way
+    except (nvml.NVMLError, *BROKEN):  # cards and drivers older than MIG say so this way
         mig = False
     instances = _instances(nvml, handle, label) if mig else ()
     return _Device(handle, uuid, f"{label} ({name})", name, instances, mig)
@@ -159,12 +164,12 @@ def _instances(nvml: Any, parent: Any, label: str) -> tuple[_Device, ...]:
     """MIG instances; the slots that hold none answer Not Found."""
     found = []
     slots = 0
-    with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+    with contextlib.suppress(nvml.NVMLError, *BROKEN):
         slots = int(nvml.nvmlDeviceGetMaxMigDeviceCount(parent))
     for slot in range(min(slots, MAX_DEVICES)):
-        with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+        with contextlib.suppress(nvml.NVMLError, *BROKEN):
             handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, slot)
-            name, uuid = _text(nvml.nvmlDeviceGetName(handle)), _text(nvml.nvmlDeviceGetUUID(handle))
+            name, uuid = text(nvml.nvmlDeviceGetName(handle)), text(nvml.nvmlDeviceGetUUID(handle))
             found.append(_Device(handle, uuid, f"MIG instance {slot} of {label} ({name}, {uuid})", name, mig=True))
     return tuple(found)
 
@@ -201,14 +206,23 @@ def _seen_by_torch(devices: list[_Device], environ: Mapping[str, str], notes: li
     return [device for device in seen if not device.mig or device is first]
 
 
-def _read(nvml: Any, device: _Device, index: int, memory: Memory, notes: list[str], root: Path) -> Gpu:
+def _read(
+    nvml: Any,
+    device: _Device,
+    index: int,
+    memory: Memory,
+    notes: list[str],
+    root: Path,
+    budgets: Sequence[Budget],
+) -> Gpu:
     """One device's numbers. Raises NVMLError, and GpuError for numbers that cannot be."""
+    unified = False
     try:
         info = nvml.nvmlDeviceGetMemoryInfo(device.handle)
         total, free = int(info.total), int(info.free)
     except nvml.NVMLError as error:
-        unknown = _is(nvml, error, "NVML_ERROR_NOT_SUPPORTED")
-        if not unknown or device.mig or not memory.total_bytes:
+        unified = _is(nvml, error, "NVML_ERROR_NOT_SUPPORTED")
+        if not unified or device.mig or not memory.total_bytes:
             raise
         # So answer GB10 (DGX Spark) and Jetson, where one memory serves both.
         total, free = memory.total_bytes, memory.free_bytes
@@ -218,75 +232,52 @@ def _read(nvml: Any, device: _Device, index: int, memory: Memory, notes: list[st
         )
     if not 0 < total <= LARGEST_BYTES or not 0 <= free <= total:
         raise GpuError(f"the driver says {free:,} bytes are free of {total:,}")
-    gpu = Gpu(index, device.name, total, free, _capability(nvml, device.handle), source="nvml")
-    holders = _holders(nvml, device, total, notes, root)
-    unseen = total - free - sum(holder.used_bytes or 0 for holder in holders)
-    if any(holder.used_bytes is None for holder in holders):
+    details = read_details(nvml, device.handle, total, free)
+    # A MIG instance has no screen and, on Linux alone, no budget; a shared memory is the whole machine's.
+    held, why = (0, []) if device.mig or unified else held_back(device.label, free, details, budgets)
+    gpu = Gpu(
+        index,
+        device.name,
+        total,
+        free - held,
+        _capability(nvml, device.handle),
+        source="nvml",
+        holders=read_holders(nvml, device.handle, device.label, total, notes, root),
+        reserved_bytes=details.reserved_bytes,
+        held_back_bytes=held,
+        ecc=details.ecc[0] if details.ecc else None,
+        display=details.display,
+        unified=unified,
+        address=details.address,
+        bus_bytes_per_s=details.bus_bytes_per_s,
+        memory_bytes_per_s=details.memory_bytes_per_s,
+    )
+    if any(holder.used_bytes is None for holder in gpu.holders):
         notes.append(
             f"the driver does not say how much each process holds on {device.label} (on Windows it never does)."
         )
-    elif unseen > UNSEEN_BYTES:
+    elif gpu.unnamed_bytes > UNSEEN_BYTES and not unified:
         notes.append(
-            f"{gib(unseen)} on {device.label} are held by processes that cannot be seen from here "
+            f"{gib(gpu.unnamed_bytes)} on {device.label} are held by processes that cannot be seen from here "
             "(outside this container, or another user's)."
         )
-    return replace(gpu, holders=holders)
+    if details.ecc and details.ecc[0] != details.ecc[1]:
+        notes.append(
+            f"ECC of {device.label} goes {'on' if details.ecc[1] else 'off'} at the next reboot, and its size may "
+            "change with it."
+        )
+    notes += why
+    return gpu
 
 
 def _capability(nvml: Any, handle: Any) -> str | None:
-    with contextlib.suppress(nvml.NVMLError, *_BROKEN):
+    with contextlib.suppress(nvml.NVMLError, *BROKEN):
         major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
         if 1 <= int(major) <= 99 and 0 <= int(minor) <= 9:
             return f"{int(major)}.{int(minor)}"
     return None
 
 
-def _holders(nvml: Any, device: _Device, total: int, notes: list[str], root: Path) -> tuple[Holder, ...]:
-    """Processes with compute or graphics contexts, merged by pid, the largest first.
-
-    A process with both is in both lists with the same number, so the larger is taken, not the sum.
-    """
-    held: dict[int, int | None] = {}
-    calls: tuple[Callable[[Any], Any], ...] = ()
-    with contextlib.suppress(AttributeError):
-        calls = (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses)
-    for call in calls:
-        try:
-            for process in call(device.handle):
-                pid, used = int(process.pid), process.usedGpuMemory
-                known = None if used is None or not 0 <= int(used) <= total else int(used)
-                before = held.get(pid)
-                held[pid] = known if before is None else max(before, known or 0)
-        except (nvml.NVMLError, *_BROKEN) as error:
-            say = f"not every process that holds memory on {device.label} is known: {_said(error)}."
-            if say not in notes:
-                notes.append(say)
-    holders = (Holder(pid, _process(nvml, pid, root), used) for pid, used in held.items())
-    return tuple(sorted(holders, key=lambda holder: (-(holder.used_bytes or 0), holder.pid)))
-
-
-def _process(nvml: Any, pid: int, root: Path) -> str:
-    """A process's name without its folder, by NVML or /proc; `unknown` if neither has it."""
-    with contextlib.suppress(nvml.NVMLError, *_BROKEN):
-        line = _text(nvml.nvmlSystemGetProcessName(pid))
-        # Windows gives a path, which may hold spaces; Linux a command line.
-        name = line.rsplit("\\", 1)[-1] if "\\" in line else line.split(" ")[0].rsplit("/", 1)[-1]
-        if name:
-            return name
-    return process_name(pid, root)
-
-
 def _is(nvml: Any, error: Exception, name: str) -> bool:
     """Whether this is NVML's error of that name; an older nvidia-ml-py may not know the name."""
     return getattr(error, "value", None) == getattr(nvml, name, object())
-
-
-def _text(answer: Any) -> str:
-    """pynvml before 11.5 gave bytes where it now gives str."""
-    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
-
-
-def _said(error: Exception) -> str:
-    """An error in the driver's own words, with NVML's code where it has one."""
-    value = getattr(error, "value", None)
-    return f"{error} (NVML error {value})" if isinstance(value, int) else f"{error}" or type(error).__name__

@@ -1,8 +1,9 @@
 """AMD GPUs through the kernel's sysfs: amdgpu's memory files, and KFD's topology and processes.
 
 Sources: the kernel's Documentation/gpu/amdgpu/driver-misc.rst (mem_info_vram_total, mem_info_vram_used,
-mem_info_gtt_total, product_name), drivers/gpu/drm/amd/amdkfd (topology nodes, proc/PID/vram_GPUID), ROCm's
-page "GPU isolation techniques". Untested on real hardware: no machine of ours has such a card.
+mem_info_gtt_total, product_name), drivers/pci/pci-sysfs.c (max_link_speed, max_link_width), drivers/gpu/drm/amd/amdkfd
+(topology nodes, proc/PID/vram_GPUID), ROCm's page "GPU isolation techniques". Untested on real hardware: no machine of
+ours has such a card.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from ..units import gib
 from .machine import Gpu, Holder
 from .nvml import Found
+from .nvml_details import bus_bytes_per_s
 from .system import process_name, read_number, read_text
 from .visible import select
 
@@ -37,6 +39,10 @@ class _Card:
     node: int | None
     gpu_id: int | None
     uuid: str
+
+    @property
+    def shares_ram(self) -> bool:
+        return self.total_bytes < SMALL_VRAM_BYTES and self.gtt_bytes > self.total_bytes
 
 
 def read_rocm(environ: Mapping[str, str], root: Path = Path("/")) -> Found:
@@ -72,14 +78,26 @@ def read_rocm(environ: Mapping[str, str], root: Path = Path("/")) -> Found:
     cards = _visible(cards, environ, notes)
     gpus = []
     for index, card in enumerate(cards):
-        if card.total_bytes < SMALL_VRAM_BYTES and card.gtt_bytes > card.total_bytes:
+        if card.shares_ram:
             notes.append(
                 f"{card.name} is part of the processor: only its {gib(card.total_bytes)} of own memory "
                 f"count here; ROCm can also map up to {gib(card.gtt_bytes)} of the machine's RAM."
             )
-        free = card.total_bytes - card.used_bytes
-        holders = _holders(card, root)
-        gpus.append(Gpu(index, card.name, card.total_bytes, free, None, "rocm", holders, kind="rocm"))
+        gpus.append(
+            Gpu(
+                index,
+                card.name,
+                card.total_bytes,
+                card.total_bytes - card.used_bytes,
+                None,
+                "rocm",
+                _holders(card, root),
+                kind="rocm",
+                unified=card.shares_ram,
+                address=_address(card.device),
+                bus_bytes_per_s=_bus_bytes_per_s(card.device),
+            )
+        )
     return Found(tuple(gpus), tuple(notes))
 
 
@@ -129,6 +147,19 @@ def _read_card(
         gpu_id=gpu_id,
         uuid=f"GPU-{properties['unique_id']:016x}" if properties.get("unique_id") else f"GPU-{folder.name}",
     )
+
+
+def _address(device: Path) -> str | None:
+    """The PCI address, as /proc/PID/fdinfo names the card too."""
+    found = re.search(r"^PCI_SLOT_NAME=([0-9a-f:.]{7,16})$", read_text(device / "uevent") or "", re.MULTILINE)
+    return found[1] if found else None
+
+
+def _bus_bytes_per_s(device: Path) -> int | None:
+    """By the kernel's max_link_speed ("16.0 GT/s PCIe") and max_link_width, the most that the card can do."""
+    speed = re.match(r"([0-9]{1,3}(?:\.[0-9])?) GT/s", read_text(device / "max_link_speed") or "")
+    generation = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5}.get(float(speed[1])) if speed else None
+    return bus_bytes_per_s(generation, read_number(device / "max_link_width"))
 
 
 def _gfx(version: int) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..units import gib
 
-__all__ = ["Memory", "Run", "process_name", "read_memory", "read_number", "read_text", "run_command"]
+__all__ = ["Memory", "Run", "is_wsl", "process_name", "read_memory", "read_number", "read_text", "run_command"]
 
 Run = Callable[[Sequence[str]], str]
 """Runs a command and gives its standard output; raises OSError where there is none to give."""
@@ -63,6 +63,11 @@ def read_number(path: Path) -> int | None:
 def process_name(pid: int, root: Path = Path("/")) -> str:
     """A process's name by /proc, `unknown` where it has gone, is hidden, or there is no /proc."""
     return read_text(root / f"proc/{pid}/comm") or "unknown"
+
+
+def is_wsl(root: Path = Path("/")) -> bool:
+    """Whether this Linux is Windows' own: Microsoft's kernels name it in their version."""
+    return "microsoft" in (read_text(root / "proc/version") or "").lower()
 
 
 def read_memory(

@@ -7,10 +7,11 @@ runtime's own source; `available_runtimes` asks which runtimes there are.
 
 from __future__ import annotations
 
-from .availability import Availability, available_runtimes, of_loader
+from .availability import Availability, available_runtimes, host_facts, of_loader
 from .fit import can_load
 from .host import Host, as_installed, check_host, this_host
 from .runtimes import ASSUMED, LOADERS, RUNTIMES, Runtime, Verdict, by_name
+from .segments import expandable_segments
 
 __all__ = [
     "ASSUMED",
@@ -25,6 +26,8 @@ __all__ = [
     "by_name",
     "can_load",
     "check_host",
+    "expandable_segments",
+    "host_facts",
     "of_loader",
     "this_host",
 ]

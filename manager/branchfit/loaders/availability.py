@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ..errors import UsageError
 from .host import Host, as_installed, check_host, this_host
 from .runtimes import ASSUMED, LOADERS, RUNTIMES, Runtime, Verdict, by_name
+from .segments import expandable_segments
 
-__all__ = ["Availability", "available_runtimes", "of_loader"]
+__all__ = ["Availability", "available_runtimes", "host_facts", "of_loader"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,9 @@ class Availability:
 
     `assumed` is True where nobody said and nothing was found; `note` is the sentence that says so, or
     where they come from. `missing` holds, for a real host, why each of the others is not there.
-    `triton` is whether the triton package is there, through which gptqmodel's torch kernel dequantises.
+    `triton` is whether the triton package is there, through which gptqmodel's torch kernel dequantises; `flash` whether
+    flash-attn or xformers is, without which exllamav2's attention takes more; `expandable` whether torch's allocator
+    has the expandable segments that gptqmodel asks for.
     """
 
     runtimes: tuple[Runtime, ...]
@@ -26,6 +29,8 @@ class Availability:
     note: str
     missing: tuple[Verdict, ...] = ()
     triton: bool = True
+    flash: bool = True
+    expandable: bool = True
 
 
 def of_loader(runtimes: Sequence[Runtime], loader: str | None) -> tuple[Runtime, ...]:
@@ -52,7 +57,12 @@ def available_runtimes(names: Sequence[str] | None, simulated: bool, host: Host 
     if names:
         wanted = {by_name(name).name for name in names}
         chosen = tuple(runtime for runtime in RUNTIMES if runtime.name in wanted)
-        return Availability(chosen, False, f"runtimes as --runtime says: {_listed(chosen)}.")
+        note = f"runtimes as --runtime says: {_listed(chosen)}."
+        if simulated:
+            return Availability(chosen, False, note)
+        host = this_host() if host is None else host
+        there = any(verdict.can for verdict in check_host(host) if verdict.runtime in wanted)
+        return Availability(chosen, False, note, (), **(host_facts(host) if there else _facts_to_be(host)))
     assumed = tuple(runtime for runtime in RUNTIMES if runtime.name in ASSUMED)
     if simulated:
         note = f"--gpu describes another machine, so {_listed(assumed)} are assumed there; --runtime says otherwise."
@@ -67,13 +77,26 @@ def available_runtimes(names: Sequence[str] | None, simulated: bool, host: Host 
         as_installed(runtime, host) for runtime in RUNTIMES if runtime.name in here and runtime.name != "gptq_for_llama"
     )
     if found:
-        return Availability(found, False, f"installed here: {_listed(found)}.", missing, host.has("triton"))
+        return Availability(found, False, f"installed here: {_listed(found)}.", missing, **host_facts(host))
     note = (
         f"no GPTQ runtime is installed here, so {_listed(assumed)} are assumed; "
         "`branchfit doctor` says what each one lacks, --runtime names others."
     )
-    # torch's Linux builds bring triton, others do not.
-    return Availability(assumed, True, note, missing, host.platform.startswith("linux"))
+    return Availability(assumed, True, note, missing, **_facts_to_be(host))
+
+
+def _facts_to_be(host: Host) -> dict[str, bool]:
+    """What a runtime that is not installed yet would find: torch's Linux builds bring triton, others do not."""
+    return {"triton": host.platform.startswith("linux"), "expandable": expandable_segments(host)}
+
+
+def host_facts(host: Host) -> dict[str, bool]:
+    """`triton`, `flash` and `expandable` of an Availability, as `host` has them."""
+    return {
+        "triton": host.has("triton"),
+        "flash": host.has("flash_attn") or host.has("xformers"),
+        "expandable": expandable_segments(host),
+    }
 
 
 def _listed(runtimes: Sequence[Runtime]) -> str:

@@ -47,15 +47,16 @@ def check_host(host: Host) -> tuple[Verdict, ...]:
 
 
 def as_installed(runtime: Runtime, host: Host) -> Runtime:
-    """The runtime as far as the version that `host` has can be trusted.
+    """The runtime with the version that `host` has, as far as that can be trusted.
 
     Before gptqmodel 7.6 files of 3 bits load without a word and answer nonsense: logits off by 11.8 on both
     3-bit branches of the demo's repo, with 5.8.0 and 6.0.3 (transformers 5.6, CPU); right with 7.6.0 and 7.7.0. Its
     conversion of AutoGPTQ's zero points was rewritten there.
     """
-    if runtime.name.startswith("gptqmodel:") and not _at_least(host.version("gptqmodel"), 7, 6):
-        return replace(runtime, bits=runtime.bits - {3})
-    return runtime
+    found = replace(runtime, version=host.version(runtime.packages[0]))
+    if runtime.name.startswith("gptqmodel:") and not at_least(found.version, 7, 6):
+        return replace(found, bits=runtime.bits - {3})
+    return found
 
 
 def _lack(runtime: Runtime, host: Host) -> str:
@@ -101,19 +102,19 @@ def _too_old(runtime: Runtime, host: Host) -> str:
     for gptqmodel 7.0.
     """
     transformers = host.version("transformers")
-    if runtime.name == "auto_gptq" and _at_least(transformers, 5):
+    if runtime.name == "auto_gptq" and at_least(transformers, 5):
         return f"does not import beside transformers {transformers}: it needs transformers below 5, or use gptqmodel."
     if not runtime.name.startswith("gptqmodel:"):
         return ""
     optimum, gptqmodel = host.version("optimum"), host.version("gptqmodel")
-    if not _at_least(optimum, 1, 24) or not _at_least(gptqmodel, 1, 4, 3):
+    if not at_least(optimum, 1, 24) or not at_least(gptqmodel, 1, 4, 3):
         return f"needs optimum 1.24 and gptqmodel 1.4.3 or newer; optimum {optimum} and gptqmodel {gptqmodel} are here."
-    if _at_least(optimum, 2, 3) and not _at_least(gptqmodel, 7):
+    if at_least(optimum, 2, 3) and not at_least(gptqmodel, 7):
         return f"needs gptqmodel 7.0 or newer beside optimum {optimum}; gptqmodel {gptqmodel} is here."
     return ""
 
 
-def _at_least(version: str | None, *wanted: int) -> bool:
+def at_least(version: str | None, *wanted: int) -> bool:
     """Whether a version's leading numbers are at least `wanted`. One that is unknown is let through."""
     if version is None:
         return True

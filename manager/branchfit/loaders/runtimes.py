@@ -72,7 +72,8 @@ class Runtime:
     for any; `needs_nvcc` whether it compiles on first use; `kinds` the devices it runs on
     ("cuda", "rocm", "mps", "cpu"); `refused` (model_type, why) what it would load wrongly;
     `architectures` the model_types it loads, in small letters, None
-    for any that transformers knows; `source` where each of these was read.
+    for any that transformers knows; `source` where each of these was read; `version` that of its package where a host
+    has it (`as_installed`), None in the table.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Runtime:
     formats: frozenset[str] = frozenset({"gptq"})
     exl2_architectures: frozenset[str] | None = None
     refused: tuple[tuple[str, str], ...] = ()
+    version: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,23 @@
     place(terms, free)               -> Need      laid out over the cards
     longest_context(...)             -> tokens    the most that fits
 
-The formulas are each runtime's own, read in its source; parts that nobody has measured carry an
-error in bytes, and "fits" means that need plus error is at most what is free.
+The formulas are each runtime's own, read in its source and measured on a GPU where that could be had
+(docs/memory-measured.md). Every prediction carries its error in bytes, from what was measured or, where nobody has
+measured, wide; "fits" means that need plus error is at most what is free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 from ..variants import Variant
 from .exllama import exllama_terms
-from .exllamav2 import exllamav2_terms
+from .exllamav2 import CACHE_BYTES, exllamav2_terms
+from .longest import CONTEXT_STEP, longest_context
 from .parts import Need, Terms
 from .placement import fits, place
+from .residuals import error_of
 from .transformers import (
     auto_gptq_terms,
     gptq_for_llama_terms,
@@ -27,65 +31,57 @@ from .transformers import (
 )
 from .weights import Weights, weigh
 
-__all__ = ["CONTEXT_STEP", "Need", "Terms", "fits", "longest_context", "place", "terms", "weigh"]
-
-CONTEXT_STEP = 256
-"""Contexts are searched in steps of 256 tokens: ExLlamaV2's cache pages are that long."""
+__all__ = ["CONTEXT_STEP", "Need", "Terms", "cache_types", "fits", "longest_context", "place", "terms", "weigh"]
 
 _TERMS: dict[str, Callable[[Weights, int], Terms]] = {
     "exllama": exllama_terms,
-    "exllamav2": exllamav2_terms,
+    "gptq_for_llama": gptq_for_llama_terms,
+}
+_GPTQMODEL: dict[str, Callable[[Weights, int, bool], Terms]] = {
     "gptqmodel:exllama_v2": gptqmodel_exllama_v2_terms,
     "gptqmodel:marlin": gptqmodel_marlin_terms,
     "gptqmodel:triton": gptqmodel_triton_terms,
-    "gptq_for_llama": gptq_for_llama_terms,
 }
 
 
+def cache_types(runtime: str) -> tuple[str, ...]:
+    """What a runtime can keep K and V as, the most exact first: all of them fp16, ExLlamaV2 q8, q6 and q4 too."""
+    return tuple(CACHE_BYTES) if runtime == "exllamav2" else ("fp16",)
+
+
 def terms(
-    variant: Variant, runtime: str, context_tokens: int, *, cpu: bool = False, triton: bool = True
+    variant: Variant,
+    runtime: str,
+    context_tokens: int,
+    *,
+    cache: str = "fp16",
+    version: str | None = None,
+    cpu: bool = False,
+    triton: bool = True,
+    expandable: bool = True,
+    plain_attention: bool = False,
 ) -> Terms | None:
     """What `variant` is made of on `runtime` at a context; None where its size is not known at all.
 
+    `cache` is one of `cache_types(runtime)`; `version` the runtime's package version, None for those
+    measured: of another the error is twice as wide.
     `cpu` is True on a machine without a GPU, where `gptqmodel:torch` and `auto_gptq` run, in fp32.
-    `triton` is whether `gptqmodel:torch` can dequantise through triton on the GPU.
+    `triton` is whether `gptqmodel:torch` can dequantise through triton on the GPU; `expandable` whether torch's
+    allocator has expandable segments, as gptqmodel asks for; `plain_attention` whether exllamav2 has neither flash-attn
+    nor xformers and is not to use torch's SDPA.
     """
     weights = weigh(variant)
     if weights is None:
         return None
     if runtime == "gptqmodel:torch":
-        return gptqmodel_torch_terms(weights, context_tokens, cpu=cpu, triton=triton)
-    if runtime == "auto_gptq":
-        return auto_gptq_terms(weights, context_tokens, cpu=cpu)
-    return _TERMS[runtime](weights, context_tokens)
-
-
-def longest_context(
-    variant: Variant,
-    runtime: str,
-    free_bytes: Sequence[int],
-    limit_tokens: int,
-    *,
-    cpu: bool = False,
-    triton: bool = True,
-) -> int:
-    """The longest context in tokens that fits these cards: a multiple of 256, or the limit itself.
-
-    `limit_tokens` is the longest that is of interest, the model's own. 0 where not even 256 tokens fit. The search
-    is by bisection, which is right because every term grows with the context.
-    """
-
-    def holds(tokens: int) -> bool:
-        made = terms(variant, runtime, tokens, cpu=cpu, triton=triton)
-        return made is not None and fits(place(made, free_bytes), free_bytes)
-
-    if holds(limit_tokens):
-        return limit_tokens
-    low, high = 0, (limit_tokens - 1) // CONTEXT_STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holds(middle * CONTEXT_STEP):
-            low = middle
-        else:
-            high = middle - 1
-    return low * CONTEXT_STEP
+        made = gptqmodel_torch_terms(weights, context_tokens, cpu=cpu, triton=triton, expandable=expandable)
+    elif runtime == "auto_gptq":
+        made = auto_gptq_terms(weights, context_tokens, cpu=cpu)
+    elif runtime == "exllamav2":
+        made = exllamav2_terms(weights, context_tokens, cache, plain_attention)
+    elif runtime in _GPTQMODEL:
+        made = _GPTQMODEL[runtime](weights, context_tokens, expandable)
+    else:
+        made = _TERMS[runtime](weights, context_tokens)
+    wider_bytes = error_of(runtime, version).bytes - error_of(runtime).bytes
+    return replace(made, error_bytes=made.error_bytes + wider_bytes) if wider_bytes else made

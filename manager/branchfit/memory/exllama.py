@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .parts import CUDA_CONTEXT_BYTES, CUDA_CONTEXT_ERROR_BYTES, Terms
+from .parts import CUDA_CONTEXT_BYTES, Terms
+from .residuals import error_of
 from .weights import Weights
 
 ATTENTION_TOKENS = 2048
@@ -45,6 +46,6 @@ def exllama_terms(weights: Weights, context_tokens: int) -> Terms:
         prefill_bytes=attention,
         logits_bytes=4 * shape.vocab,
         context_bytes=CUDA_CONTEXT_BYTES,
-        error_bytes=CUDA_CONTEXT_ERROR_BYTES + attention,
+        error_bytes=error_of("exllama").bytes + attention,
         layer_error_bytes=weights.error_bytes // shape.layers,
     )

@@ -11,9 +11,6 @@ CUDA_CONTEXT_BYTES = 725 * MIB
 Measured with torch 2.11+cu130, driver 580.159, on an H200: NVML's used minus torch's reserved was
 693 MiB after a matmul and an attention call, plus the workspace. Cards with fewer SMs take less."""
 
-CUDA_CONTEXT_ERROR_BYTES = 256 * MIB
-"""Other cards and drivers, and the allocator's slack between allocated and reserved: not measured."""
-
 CPU_PROCESS_BYTES = 485 * MIB
 CPU_PROCESS_ERROR_BYTES = 300 * MIB
 """Resident size of a Python with torch 2.13, transformers 5.23, optimum 2.3 and gptqmodel 7.6 imported:
@@ -29,7 +26,7 @@ class Terms:
     card has, `load_bytes` and `prefill_bytes` what comes and goes there while loading and while the
     full context is read (the larger counts), `logits_bytes` the last card's output.
     `error_bytes` is for each card, `layer_error_bytes` for each layer on it.
-    `splits` is False where the runtime runs on one device only.
+    `cache` is what K and V are kept as.
     """
 
     runtime: str
@@ -46,6 +43,7 @@ class Terms:
     context_bytes: int
     error_bytes: int
     layer_error_bytes: int = 0
+    cache: str = "fp16"
 
     @property
     def transient_bytes(self) -> int:
@@ -56,8 +54,8 @@ class Terms:
 class Need:
     """Memory needed, part by part and card by card; the four parts and `per_gpu_bytes` both add up to total.
 
-    `layers_per_gpu` is the placement it was worked out for. `split_bytes` is what to tell a loader
-    that takes a split: everything on that card but the CUDA context.
+    `layers_per_gpu` is the placement it was worked out for. `split_bytes` is everything on that card but the CUDA
+    context; loaders count otherwise, and `splits.loader_split` says what to tell each.
     """
 
     weights_bytes: int

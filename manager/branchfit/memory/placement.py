@@ -13,6 +13,9 @@ def place(terms: Terms, free_bytes: Sequence[int]) -> Need:
     Cards are taken by free memory, the most first, and used in their own order. Within a
     placement the layers are spread so that the tightest card has as much left as can be. Where no
     placement fits, the one that is least short is given. A card with nothing free is left out.
+
+    The first card used holds the embedding, the last the head, be there a layer or not; each has its own
+    context and buffers. `memory/splits.py` has what each loader is told to do the same.
     """
     if not free_bytes:
         return _need(terms, [terms.layers], [0], 1)

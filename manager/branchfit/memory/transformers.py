@@ -6,31 +6,53 @@ Read in gptqmodel 7.6.0 (nn_modules/qlinear), auto-gptq 0.7.1 (nn_modules/qlinea
 
 from __future__ import annotations
 
-from .parts import (
-    CPU_PROCESS_BYTES,
-    CPU_PROCESS_ERROR_BYTES,
-    CUDA_CONTEXT_BYTES,
-    CUDA_CONTEXT_ERROR_BYTES,
-    Terms,
-)
+from .parts import CPU_PROCESS_BYTES, CPU_PROCESS_ERROR_BYTES, MIB, Terms
+from .residuals import error_of
 from .weights import Weights
 
 EAGER_DEQUANT_BYTES: dict[float, float] = {2: 6.0, 3: 14.0, 4: 6.0, 8: 8.0}
 """Transient bytes for each weight of one linear when it is dequantised without a kernel: measured
 on CPU in fp16 for 4 (6.0), 3 (14.0) and 8 bits (8.0); 2 bits unpack as 4 do."""
 
+GAPS = (0.55, 0.65)
+"""With torch's allocator as it is by default (no expandable segments), K and V of each layer lie in what earlier
+layers' activations have left, and the rests are of no use: 0.06 to 1.17 of the KV cache's bytes, measured over 67
+loads. The middle, and what it may be off either way. gptqmodel asks for expandable segments when it is imported, which
+counts where nobody has used CUDA before; Windows has none."""
+
+EXPANDABLE_GAPS = 0.1
+"""With expandable segments, of the activations' bytes, counted as error alone: Mistral-7B died at 32768 tokens with 4 %
+of them to spare and took 9.6 % where there was room; all others that were tried ran with 150 MiB to spare."""
+
 MARLIN_SMS = 132
 """Streaming multiprocessors of an H100/H200; marlin's workspace is 4 * max(SMs, 128) a linear."""
 
 
-def _activations(weights: Weights, tokens: int) -> int:
-    """The widest moment of one layer's forward pass over `tokens`, in fp16: residual, normed (and
-    its fp32 copy), gate, up and their product; or q, k and v repeated over the heads. Worked out
-    from modeling_llama.py, not measured."""
+CONTEXT_BYTES = 704 * MIB
+"""CUDA context and kernels with gptqmodel and transformers: 692 to 704 MiB measured, more with longer prompts."""
+
+CUBLAS_BYTES = 32 * MIB
+"""cuBLAS' workspace on capability 9.0, allocated at the first product (measured; torch's getChosenWorkspaceSize)."""
+
+
+def _activations(weights: Weights, tokens: int, dequant_bytes: float) -> int:
+    """The most that one layer's forward pass over `tokens` holds at a time, in bytes, in fp16.
+
+    Read in modeling_llama.py of transformers 5.17, and within 4 MiB of what was measured on five shapes at 2048 to
+    32768 tokens. Four hidden states are held throughout: the embedded prompt, the layer's input, the residual after
+    attention, the normed input of the MLP. On top of them the gate, up and their product; or the gate and up while
+    the dequantised up-projection is there.
+    """
     shape = weights.shape
-    mlp = 10 * shape.hidden + 6 * shape.intermediate
-    attention = 4 * shape.hidden + 12 * shape.heads * shape.head_dim
-    return tokens * max(mlp, attention)
+    states = 4 * 2 * shape.hidden
+    product = tokens * (states + 6 * shape.intermediate)
+    dequantised = tokens * (states + 4 * shape.intermediate) + int(dequant_bytes * weights.largest_linear)
+    # Queries, their rotated halves and products, keys and values: more than the MLP only where that is narrow.
+    attention = tokens * (6 * shape.hidden + 2 * (4 * shape.heads + 2 * shape.kv_heads) * shape.head_dim)
+    positions = tokens * (4 * shape.head_dim + 5 * 8)  # sin and cos; ids, mask and positions in int64
+    if shape.model_type in EAGER:
+        attention += EAGER_SCORE_BYTES * shape.heads * tokens**2
+    return max(product, dequantised, attention + int(dequant_bytes * weights.largest_linear)) + positions
 
 
 def _terms(
@@ -40,16 +62,23 @@ def _terms(
     *,
     layer_bytes: int,
     fixed_bytes: int = 0,
+    load_bytes: int = 0,
     dequant_bytes: float = 0.0,
     extra_error_bytes: int = 0,
+    logits_tokens: int = 1,
     cpu: bool = False,
+    expandable: bool = True,
 ) -> Terms:
     """What every model of transformers has in common: cache grown by torch.cat, [1, V] logits with
     an fp32 copy (`generate` sets logits_to_keep=1), the whole prompt read in one pass."""
     shape = weights.shape
     wide = 2 if cpu else 1  # fp32 on the CPU: facts, "transformers: also fp32"
-    kv_layer = weights.kv_layer_bytes(context_tokens, 2.0 * wide)
-    activations = wide * _activations(weights, context_tokens)
+    kv_layer = weights.kv_layer_bytes(context_tokens, 4.0 * wide)
+    activations = _activations(weights, context_tokens * wide, 0.0)
+    with_dequantised = _activations(weights, context_tokens * wide, dequant_bytes)
+    gaps, gaps_error = (int(share * kv_layer * shape.layers) for share in ((0, 0) if expandable or cpu else GAPS))
+    gaps_error = gaps_error or int(EXPANDABLE_GAPS * activations)
+    unmeasured = shape.experts or shape.model_type not in MEASURED_TYPES or not error_of(runtime).versions
     return Terms(
         runtime=runtime,
         context_tokens=context_tokens,
@@ -58,17 +87,28 @@ def _terms(
         first_bytes=wide * weights.embedding,
         last_bytes=wide * (weights.final_norm + weights.head),
         kv_layer_bytes=kv_layer,
-        fixed_bytes=fixed_bytes,
-        load_bytes=weights.largest_qweight,
-        # torch.cat's second copy of K or V (2 bytes a key) is always less than the activations (10 a channel).
-        prefill_bytes=activations + int(dequant_bytes * weights.largest_linear),
-        logits_bytes=shape.vocab * 6,
-        context_bytes=CPU_PROCESS_BYTES if cpu else CUDA_CONTEXT_BYTES,
-        error_bytes=(CPU_PROCESS_ERROR_BYTES if cpu else CUDA_CONTEXT_ERROR_BYTES)
-        + activations * 3 // 10  # the estimate above is from source: 30 % either way
+        fixed_bytes=fixed_bytes + (0 if cpu else CUBLAS_BYTES),
+        # The cache grows while the prompt is read: at the load it is not there yet.
+        load_bytes=max(0, load_bytes - kv_layer * shape.layers - CUBLAS_BYTES),
+        prefill_bytes=max(activations, with_dequantised) + gaps,
+        logits_bytes=shape.vocab * 6 * logits_tokens,
+        context_bytes=CPU_PROCESS_BYTES if cpu else CONTEXT_BYTES,
+        error_bytes=(CPU_PROCESS_ERROR_BYTES if cpu else error_of(runtime).bytes)
+        + (activations * 3 // 10 if unmeasured or cpu else 0)  # from source alone: 30 % either way
+        + gaps_error
         + extra_error_bytes,
         layer_error_bytes=weights.error_bytes // shape.layers,
     )
+
+
+EAGER = frozenset({"bloom", "codegen", "gemma2", "gpt_neo", "gpt_oss", "gptj", "mpt", "xglm"})
+"""Architectures for which transformers 5.23 has no SDPA (`_supports_sdpa`): attention by whole matrices of scores."""
+
+EAGER_SCORE_BYTES = 10
+"""A score, masked, in fp32 for its softmax and back in fp16: counted on Gemma 2's attention, on the CPU in fp16."""
+
+MEASURED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "yi", "Yi"})
+"""Architectures whose forward pass is Llama's (Yi's is: its config.json says LlamaForCausalLM, or its own copy)."""
 
 
 def _packed(weights: Weights) -> int:
@@ -84,7 +124,7 @@ def _exllama_v2_fixed(weights: Weights) -> int:
     )
 
 
-def gptqmodel_exllama_v2_terms(weights: Weights, context_tokens: int) -> Terms:
+def gptqmodel_exllama_v2_terms(weights: Weights, context_tokens: int, expandable: bool = True) -> Terms:
     permutations = weights.g_idx if weights.grouped else 0
     return _terms(
         "gptqmodel:exllama_v2",
@@ -92,36 +132,45 @@ def gptqmodel_exllama_v2_terms(weights: Weights, context_tokens: int) -> Terms:
         context_tokens,
         layer_bytes=_packed(weights) + permutations,
         fixed_bytes=_exllama_v2_fixed(weights),
+        expandable=expandable,
     )
 
 
-def gptqmodel_marlin_terms(weights: Weights, context_tokens: int) -> Terms:
-    """qzeros are dropped; act order within groups keeps g_idx and its sort, and copies the input."""
+def gptqmodel_marlin_terms(weights: Weights, context_tokens: int, expandable: bool = True) -> Terms:
+    """qzeros are dropped once all is loaded; act order within groups keeps g_idx and its sort. The copy that it takes
+    of its input stands where the MLP's product has gone, and adds nothing (measured)."""
     reordered = weights.grouped and weights.act_order
     workspace = 4 * max(MARLIN_SMS, 128) * len(weights.linears)
-    widest_input = max(linear.in_features for linear in weights.linears)
-    copies = MARLIN_SMS * min(context_tokens, 64) * 256 * 4 + (context_tokens * widest_input * 2 if reordered else 0)
     return _terms(
         "gptqmodel:marlin",
         weights,
         context_tokens,
         layer_bytes=weights.qweight + weights.scales + workspace + (2 * weights.g_idx if reordered else 0),
-        fixed_bytes=copies,
+        load_bytes=weights.qzeros * weights.shape.layers + weights.largest_qweight,
+        expandable=expandable,
     )
 
 
-def gptqmodel_triton_terms(weights: Weights, context_tokens: int) -> Terms:
-    return _terms("gptqmodel:triton", weights, context_tokens, layer_bytes=_packed(weights), dequant_bytes=2.0)
+def gptqmodel_triton_terms(weights: Weights, context_tokens: int, expandable: bool = True) -> Terms:
+    layer = _packed(weights)
+    return _terms(
+        "gptqmodel:triton", weights, context_tokens, layer_bytes=layer, dequant_bytes=2.0, expandable=expandable
+    )
 
 
-def gptqmodel_torch_terms(weights: Weights, context_tokens: int, *, cpu: bool = False, triton: bool = True) -> Terms:
+def gptqmodel_torch_terms(
+    weights: Weights, context_tokens: int, *, cpu: bool = False, triton: bool = True, expandable: bool = True
+) -> Terms:
     """Dequantises one linear at a time: through triton on the GPU at 2 bytes a weight, else eagerly.
 
     The eager path also keeps g_idx as int64 and unpacked zeros once it has run; how much the
     zeros take was not measured, so up to the scales' size is in the error.
     """
     if triton and not cpu:
-        return _terms("gptqmodel:torch", weights, context_tokens, layer_bytes=_packed(weights), dequant_bytes=2.0)
+        layer = _packed(weights)
+        return _terms(
+            "gptqmodel:torch", weights, context_tokens, layer_bytes=layer, dequant_bytes=2.0, expandable=expandable
+        )
     return _terms(
         "gptqmodel:torch",
         weights,
@@ -130,6 +179,7 @@ def gptqmodel_torch_terms(weights: Weights, context_tokens: int, *, cpu: bool = 
         dequant_bytes=_eager_dequant_bytes(weights, cpu),
         extra_error_bytes=weights.scales * weights.shape.layers,
         cpu=cpu,
+        expandable=expandable,
     )
 
 
@@ -137,19 +187,43 @@ def auto_gptq_terms(weights: Weights, context_tokens: int, *, cpu: bool = False)
     """AutoGPTQ 0.7.1: everything resident, zero biases too; on the GPU its exllamav2 kernel at 4 bits,
     else eager dequantisation of one linear at a time."""
     layer = _packed(weights) + weights.zero_bias
+    fixed, dequant = 0, _eager_dequant_bytes(weights, cpu)
     if weights.bits == 4 and not cpu:
         layer += weights.g_idx if weights.grouped else 0  # the kernel's permutations
-        fixed = _exllama_v2_fixed(weights)
-        return _terms("auto_gptq", weights, context_tokens, layer_bytes=layer, fixed_bytes=fixed)
-    dequant = _eager_dequant_bytes(weights, cpu)
-    return _terms("auto_gptq", weights, context_tokens, layer_bytes=layer, dequant_bytes=dequant, cpu=cpu)
+        fixed, dequant = _exllama_v2_fixed(weights), 0.0
+    return _before_5("auto_gptq", weights, context_tokens, layer, dequant, fixed, cpu)
 
 
 def gptq_for_llama_terms(weights: Weights, context_tokens: int) -> Terms:
     """GPTQ-for-LLaMa's CUDA kernel, of which AutoGPTQ's old one is a copy: eager for a whole prompt."""
     layer = _packed(weights) + weights.zero_bias
-    dequant = _eager_dequant_bytes(weights)
-    return _terms("gptq_for_llama", weights, context_tokens, layer_bytes=layer, dequant_bytes=dequant)
+    return _before_5("gptq_for_llama", weights, context_tokens, layer, _eager_dequant_bytes(weights))
+
+
+def _before_5(
+    runtime: str,
+    weights: Weights,
+    context_tokens: int,
+    layer_bytes: int,
+    dequant_bytes: float,
+    fixed_bytes: int = 0,
+    cpu: bool = False,
+) -> Terms:
+    """The transformers that these two take, 4.31 to 4.57: logits of every token, in fp16 and fp32 (4.44's
+    modeling_llama.py; `generate` asks for the last alone since 4.45), and before 4.36 whole matrices of scores, which
+    are in the error: a score, its softmax in fp32 and that in fp16."""
+    return _terms(
+        runtime,
+        weights,
+        context_tokens,
+        layer_bytes=layer_bytes,
+        fixed_bytes=fixed_bytes,
+        dequant_bytes=dequant_bytes,
+        extra_error_bytes=8 * weights.shape.heads * context_tokens**2,
+        logits_tokens=context_tokens,
+        cpu=cpu,
+        expandable=False,  # nobody asks for expandable segments there
+    )
 
 
 def _eager_dequant_bytes(weights: Weights, cpu: bool = False) -> float:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ..card import Sister
 from ..gpus import Machine
 from ..memory import Need
+from ..memory.correcting import Correction
+from ..memory.told import USUAL, Told
 from ..variants import Disagreement, Variant
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -21,6 +23,8 @@ class Assessment:
     `need` is worked out for `runtime`; None where nothing can load the branch or its size is unknown.
     `free_bytes` are the cards it was judged on, 0 for one that `runtime` cannot use. `headroom_bytes`
     is what the tightest card has left with the error counted as taken, negative by how much it is short.
+    `correction` is what this machine's own loads added to `need`, None where they add nothing; `told` what `need` knows
+    of the host.
     """
 
     variant: Variant
@@ -33,6 +37,8 @@ class Assessment:
     detail: str
     verdict: str = ""
     free_bytes: tuple[int, ...] = ()
+    correction: Correction | None = None
+    told: Told = USUAL
 
     @property
     def why(self) -> str:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 from ..card import Sister
 from ..gpus import Gpu
-from ..memory import Need, fits, place, terms
+from ..memory import Need, fits, place
+from ..memory.correcting import Correction, corrected
 from ..units import GIB, gib
 from .answer import Assessment
 from .order import quality
+from .remedies import Plan, Remedy, cache_and_context, closing, helps
 
 
-def need_words(need: Need | None, context: int) -> str:
+def need_words(need: Need | None, context: int, correction: Correction | None = None) -> str:
     if need is None:
         return f"needs an unknown amount at {context} tokens"
     per_gpu = [size for size in need.per_gpu_bytes if size]
     cards = f" ({' + '.join(gib(size) for size in per_gpu)})" if len(per_gpu) > 1 else ""
-    return f"needs {gib(need.total_bytes)}{cards} at {context} tokens, give or take {gib(need.error_bytes)}"
+    learned = f", {correction.words}" if correction is not None else ""
+    return f"needs {gib(need.total_bytes)}{cards} at {context} tokens, give or take {gib(need.error_bytes)}{learned}"
 
 
 def why_chosen(
@@ -40,7 +44,7 @@ def why_chosen(
     else:
         where = f"of the {gib(sum(used))} free on {f'{len(used)} GPUs' if len(used) > 1 else 'one GPU'}"
     rest = (
-        f"with {chosen.runtime} it {need_words(need, context)}, {where}, "
+        f"with {chosen.runtime} it {need_words(need, context, chosen.correction)}, {where}, "
         f"{gib(chosen.headroom_bytes)} to spare{tightest}"
     )
     if asked is not None:
@@ -108,17 +112,23 @@ def why_nothing(
     usable = [size for size in nearest.free_bytes if size]
     free = gib(sum(usable))
     where = "system memory" if cpu else f"{len(usable)} GPU{'s' if len(usable) != 1 else ''}"
-    holders = [holder for gpu in gpus for holder in gpu.holders if holder.used_bytes]
+    holders = sorted(
+        (holder for gpu in gpus for holder in gpu.holders if holder.used_bytes),
+        key=lambda each: -(each.used_bytes or 0),
+    )
     held = ", ".join(f"{gib(each.used_bytes or 0)} held by pid {each.pid}, {each.name}" for each in holders[:3])
     subject = (
         f"Nothing fits: the nearest, {nearest.variant.branch}," if branch is None else f"{branch} does not fit: it"
     )
     words = [
-        f"{subject} {need_words(nearest.need, context)}; "
+        f"{subject} {need_words(nearest.need, context, nearest.correction)}; "
         f"{free} free {'in' if cpu else 'on'} {where}{f' ({held})' if held else ''}, short by {gib(-room)}."
     ]
     longest = max(loadable, key=lambda a: (a.max_context_tokens, quality(a.variant)))
-    if longest.max_context_tokens:
+    helping = helps(_remedies(nearest, gpus, context))
+    if helping:
+        words.append(f"What helps, the most first: {'; '.join(helping)}.")
+    if longest.max_context_tokens and longest is not nearest:
         words.append(f"{longest.variant.branch} fits with a context of {longest.max_context_tokens} tokens.")
     further = None if gpus[0].kind not in ("cuda", "rocm") else _further_gpu_gib(nearest, context)
     if further is not None:
@@ -126,11 +136,24 @@ def why_nothing(
     return " ".join(words) + fitting + _sister_words(sisters)
 
 
+def _remedies(nearest: Assessment, gpus: Sequence[Gpu], context: int) -> Iterator[Remedy]:
+    """What would free memory for the branch that is nearest; what this process holds is the webui's to count."""
+    if nearest.need is None or nearest.runtime is None:
+        return
+    cpu = gpus[0].kind == "cpu"
+    plan = Plan(nearest.variant, nearest.runtime, context, nearest.free_bytes, told=nearest.told)
+    yield from cache_and_context(plan, nearest.need, context, promise=", and then it fits")
+    for gpu, usable in zip(gpus, nearest.free_bytes, strict=True):
+        if usable and not cpu:
+            yield from closing(gpu, os.getpid(), f" on GPU {gpu.index}" if len(gpus) > 1 else "", own_too=False)
+
+
 def _further_gpu_gib(assessment: Assessment, context: int) -> int | None:
     """The smallest whole number of GiB that one more card needs to have free, tried out, at most 96."""
-    made = terms(assessment.variant, assessment.runtime or "", context)
+    made = assessment.told.terms(assessment.variant, assessment.runtime, context) if assessment.runtime else None
     if made is None:
         return None
+    made = corrected(made, assessment.correction)
     for size_gib in range(1, 97):  # 96 GiB: the largest workstation card there is
         cards = (*assessment.free_bytes, size_gib * GIB)
         if fits(place(made, cards), cards):

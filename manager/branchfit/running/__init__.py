@@ -3,9 +3,11 @@
     loaded = load("TheBloke/WizardMath-70B-V1.0-GPTQ", "gptq-4bit-32g-actorder_True")
     loaded.ask("What is 7 * 8?")
 
-torch and transformers are imported when something is loaded, not before. `folder` reads what a load reads,
+torch and transformers are imported when something is loaded, not before, and gptqmodel before CUDA is used (`early`).
+`folder` reads what a load reads,
 `overlay` gives transformers in memory what the files lack, `kernels` names the kernel, `checks` compares
-what came up with the files, `failures` words what went wrong, `measured` says what it took.
+what came up with the files, `failures` words what went wrong, `measured` says what it took, `spill` what of it is
+not on the card.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..errors import LoadError, NothingFits, UsageError
 from ..gpus import Machine
-from ..loaders import RUNTIMES, Availability, as_installed, by_name, check_host, this_host
+from ..loaders import RUNTIMES, Availability, as_installed, by_name, check_host, host_facts, this_host
 from ..memory import Need
+from ..memory.correcting import corrections_here
 from ..recommend import Recommendation, recommend
 from ..shape import KNOWN_LAYOUTS
 from ..variants import Variant, VariantList
@@ -49,7 +50,7 @@ def usable_runtimes(runtime: str | None) -> Availability:
     if not usable:
         missing = verdicts["gptqmodel:torch"].why.rstrip(".")
         raise LoadError(f"no GPTQ runtime is installed here that transformers can use ({missing}): {_PIP}.")
-    return Availability(tuple(as_installed(one, host) for one in usable), False, "", triton=host.has("triton"))
+    return Availability(tuple(as_installed(one, host) for one in usable), False, "", (), **host_facts(host))
 
 
 def usable_machine(machine: Machine, torch: Any, device: str | None) -> Machine:
@@ -92,7 +93,8 @@ def choose(
     Raises NothingFits, with what would help; LoadError where no runtime here takes it at all. Without
     `check_memory` the first that takes it is it.
     """
-    answer = recommend(listed, machine, available, context_tokens=context_tokens, branch=branch)
+    learned = corrections_here()
+    answer = recommend(listed, machine, available, context_tokens=context_tokens, branch=branch, corrections=learned)
     if answer.choice is not None:
         taken = next(one for one in answer.assessments if one.variant.branch == answer.choice.branch)
         return Plan(taken.variant, answer.choice.runtime, taken.need, answer)
@@ -107,12 +109,23 @@ def choose(
 
 
 def device_map(plan: Plan, machine: Machine, model_type: str) -> Any:
-    """transformers' device_map: one device, or each layer where the forecast placed it."""
+    """transformers' device_map: one device, or each module where the forecast placed it.
+
+    The embedding lies on the first card used, norm and head on the last, though that may have no layer; a head tied
+    to the embedding lies with it, as accelerate's own maps have it, since on another card it would be a copy. "auto"
+    for an architecture whose modules are not named as Llama's.
+    """
     if not machine.gpus:
         return {"": "cpu"}
     need = plan.need
     placed = (
-        [(gpu, count) for gpu, count in zip(machine.gpus, need.layers_per_gpu, strict=True) if count] if need else []
+        [
+            (gpu, count)
+            for gpu, count, size in zip(machine.gpus, need.layers_per_gpu, need.per_gpu_bytes, strict=True)
+            if size
+        ]
+        if need
+        else []
     )
     names = [("mps" if gpu.kind == "mps" else gpu.index, count) for gpu, count in placed]
     if len(names) <= 1:
@@ -127,4 +140,5 @@ def device_map(plan: Plan, machine: Machine, model_type: str) -> Any:
         for _ in range(count):
             placement[f"model.layers.{layer}"] = name
             layer += 1
-    return {**placement, "model.norm": last, "lm_head": last}
+    tied = plan.variant.shape is not None and plan.variant.shape.tied
+    return {**placement, "model.norm": last, "lm_head": first if tied else last}

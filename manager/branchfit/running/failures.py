@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from ..errors import BranchFitError, LoadError, OutOfMemory
-from ..gpus import Gpu, Machine
+from ..gpus import Machine
 from ..memory import Need
 from ..recommend import Assessment, Recommendation
+from ..recommend.remedies import Plan, Remedy, cache_and_context, closing, helps, other_gpus, saved
 from ..units import GIB, gib
 
 _UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -34,12 +35,6 @@ _PIP = "pip install '.[gptq]' in BranchFit's folder"
 _PACKAGES = ("optimum", "gptqmodel", "auto_gptq", "auto-gptq", "accelerate", "transformers", "torch")
 
 
-@dataclass(frozen=True)
-class _Remedy:
-    saves_bytes: int
-    text: str
-
-
 def explain(
     error: BaseException,
     *,
@@ -51,13 +46,16 @@ def explain(
     context_tokens: int | None = None,
     own_pid: int | None = None,
     install: str = _PIP,
+    runtime: str | None = None,
+    cache: str = "fp16",
 ) -> LoadError:
     """The error to raise instead of `error`; nothing is asked or imported for it.
 
     `what` is the sentence's subject; `need` what the load was expected to take; `machine` what was free before
     it; `recommendation` where the other branches, and `branch` there, come from; `context_tokens` what `need` is
     for; `own_pid` this process, where it is another than the one running; `install` the command that brings missing
-    packages in the right versions. A LoadError is given back as it is.
+    packages in the right versions; `runtime` and `cache` what the branch was loaded with, where `runtime` is not the
+    recommendation's own for it. A LoadError is given back as it is.
     """
     if isinstance(error, LoadError):
         return error
@@ -66,7 +64,8 @@ def explain(
     text = str(error).strip()
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or _MANY.search(text):
         pid = os.getpid() if own_pid is None else own_pid
-        return _out_of_memory(error, text, what, need, machine, recommendation, branch, context_tokens, pid)
+        plan = _plan(machine, recommendation, branch, context_tokens, runtime, cache)
+        return _out_of_memory(error, text, what, need, machine, recommendation, plan, branch, context_tokens, pid)
     return LoadError(f"{what} could not be loaded: {_why(error, text, install)}")
 
 
@@ -119,6 +118,7 @@ def _out_of_memory(
     need: Need | None,
     machine: Machine | None,
     recommendation: Recommendation | None,
+    plan: Plan | None,
     branch: str | None,
     context_tokens: int | None,
     own_pid: int,
@@ -152,61 +152,73 @@ def _out_of_memory(
         facts.append(f"{gib(free)} free")
     if short:
         facts.append(f"short by {gib(short)}")
-    remedies = sorted(
-        _remedies(need, machine, gpu, recommendation, branch, context_tokens, own_pid, text),
-        key=lambda one: -one.saves_bytes,
-    )
+    context = context_tokens or (recommendation.context_tokens if recommendation else None)
+    if plan is not None and forecast and place < len(plan.free_bytes):
+        # What died is what counts: as much is missing there as it was short by, though the forecast said that it fits.
+        there = min(plan.free_bytes[place], max(0, forecast - (short or 0)))
+        plan = replace(plan, free_bytes=(*plan.free_bytes[:place], there, *plan.free_bytes[place + 1 :]))
+    remedies: list[Remedy] = []
+    if need is not None:
+        remedies += _smaller_branch(need, recommendation, branch)
+        remedies += cache_and_context(plan, need, context)
+        if gpu is not None:
+            remedies += other_gpus(plan, need, gpus, place)
+    if gpu is not None:
+        remedies += closing(gpu, own_pid)
+    remedies += _in_pieces(text)
+    clauses = helps(remedies)
     numbers = f": {'; '.join(facts)}" if facts else ""
-    helps = f" What helps, the most first: {'; '.join(one.text for one in remedies)}." if remedies else ""
+    helping = f" What helps, the most first: {'; '.join(clauses)}." if clauses else ""
     return OutOfMemory(
-        f"{what} does not fit into the memory of {device}{numbers}.{helps}",
+        f"{what} does not fit into the memory of {device}{numbers}.{helping}",
         device=device,
         needed_bytes=needed,
         free_bytes=free,
         short_bytes=short,
-        remedies=[one.text for one in remedies],
+        remedies=clauses,
     )
 
 
-def _remedies(
-    need: Need | None,
+def _plan(
     machine: Machine | None,
-    gpu: Gpu | None,
     recommendation: Recommendation | None,
     branch: str | None,
     context_tokens: int | None,
-    own_pid: int,
-    text: str,
-) -> Iterator[_Remedy]:
+    runtime: str | None,
+    cache: str,
+) -> Plan | None:
+    """What was loaded, for the remedies that have to be worked out; None where nobody said which branch."""
+    if recommendation is None or machine is None:
+        return None
+    loaded = branch or (recommendation.choice.branch if recommendation.choice else None)
+    found = next((one for one in recommendation.assessments if one.variant.branch == loaded), None)
+    by = runtime or (found.runtime if found else None)
+    if found is None or by is None:
+        return None
+    gpus = machine.gpus or (machine.cpu,)
+    free = tuple(gpu.free_bytes for gpu in gpus)
+    if len(found.free_bytes) == len(free):  # 0 is a card that the runtime cannot use
+        free = tuple(now if then else 0 for now, then in zip(free, found.free_bytes, strict=True))
+    context = context_tokens or recommendation.context_tokens
+    told = replace(found.told, cpu=not machine.gpus)
+    if by != found.runtime:  # its version is another package's
+        told = replace(told, version=None)
+    return Plan(found.variant, by, context, free, cache, told)
+
+
+def _smaller_branch(need: Need, recommendation: Recommendation | None, branch: str | None) -> Iterator[Remedy]:
     chosen = branch or (recommendation.choice.branch if recommendation and recommendation.choice else None)
     smaller = _next_smaller(need, recommendation, chosen)
-    if smaller is not None and smaller.need is not None and need is not None:
+    if smaller is not None and smaller.need is not None:
         saves = need.total_bytes - smaller.need.total_bytes
-        yield _Remedy(saves, f"branch {smaller.variant.branch} (saves {gib(saves)})")
-    context = context_tokens or (recommendation.context_tokens if recommendation else None)
-    if need is not None and context and need.kv_cache_bytes:
-        fewer = max(256, context // 2 // 256 * 256)
-        if fewer < context:
-            saves = need.kv_cache_bytes * (context - fewer) // context
-            yield _Remedy(saves, f"a context of {fewer} tokens instead of {context} (saves {gib(saves)})")
-    gpus = machine.gpus if machine else ()
-    if need is not None and gpu is not None:
-        room = need.total_bytes + need.error_bytes
-        other = max((one for one in gpus if one.index != gpu.index), key=lambda one: one.free_bytes, default=None)
-        if other is not None and other.free_bytes >= room:
-            yield _Remedy(room, f"GPU {other.index}, which has {gib(other.free_bytes)} free")
-    for holder in gpu.holders if gpu else ():
-        if not holder.used_bytes:
-            continue
-        if holder.pid == own_pid:
-            yield _Remedy(holder.used_bytes, f"unloading what this process holds already ({gib(holder.used_bytes)})")
-        else:
-            yield _Remedy(
-                holder.used_bytes, f"closing {holder.name} (pid {holder.pid}), which holds {gib(holder.used_bytes)}"
-            )
+        yield Remedy(saves, f"branch {smaller.variant.branch} ({saved(saves, need)})")
+
+
+def _in_pieces(text: str) -> Iterator[Remedy]:
+    """What torch holds and cannot use, where its error says so."""
     unused = _bytes(_UNUSED, "unused", text)
     if unused is not None and unused > GIB // 2:
-        yield _Remedy(
+        yield Remedy(
             unused,
             f"PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, {gib(unused)} are reserved in pieces too small to use",
         )

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import LoadError, PromptError
 from ..prompts import Template
 from .measured import Measured, Meter
+from .recording import Recorder
 
 MAX_NEW_TOKENS = 2048
 """max_tokens of WizardMath's own inference scripts (gsm8k_inference.py, MATH_inference.py); a reply ends earlier."""
@@ -54,6 +55,11 @@ class Loaded:
     branch: str | None = None
     meter: Meter = field(default_factory=Meter, repr=False)
     last: Reply | None = None
+    recorder: Recorder | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.recorder is not None:
+            self.recorder.loaded()
 
     @property
     def measured(self) -> Measured:
@@ -102,6 +108,8 @@ class Loaded:
 
     def unload(self) -> None:
         """Give the memory back. The object answers nothing afterwards."""
+        if self.recorder is not None:
+            self.recorder.close()
         self.model = self.tokenizer = None
         free_memory()
 
@@ -161,6 +169,9 @@ class _Generation:
         worker = threading.Thread(target=self._run, name="branchfit-generate", daemon=True)
         tokens: list[int] = []
         told, text, ended = 0, "", "closed"
+        recorder = self._loaded.recorder
+        if recorder is not None:
+            recorder.begin()
         worker.start()
         try:
             while True:
@@ -191,6 +202,8 @@ class _Generation:
             took = time.perf_counter() - began
             shown = text if ended != "closed" else text[:told]
             self._loaded.last = Reply(self._prompt, shown, len(self._ids), len(tokens), took, ended)
+            if recorder is not None:
+                recorder.read(len(self._ids), len(self._ids) + len(tokens))
 
     def _sure(self, text: str) -> int:
         """How much of the text cannot change any more: no half character, no beginning of a stop string."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from ..gpus import Machine, detect
 from ..hub import parse_repo
 from .checks import check_loaded
 from .choosing import Plan, choose, device_map, usable_machine, usable_runtimes
+from .early import enough_workers, import_gptqmodel
 from .failures import explain
 from .folder import ModelFolder, read_folder
 from .kernels import quantization_config
@@ -23,14 +23,11 @@ from .layout import QUANTISED
 from .loaded import Loaded, free_memory
 from .measured import Meter
 from .overlay import overlaid
+from .recording import recorder
 from .source import Source, ask_hub, fetch, local_listing, local_source
 
 if TYPE_CHECKING:
     from ..hub import Hub
-
-_LEAST_WORKERS = 2
-"""gptqmodel 7.6 takes half the cores as workers, and its pools ask for two (utils/threadx.py: "Virtual pool
-'model_loader:cpu' requests 2 workers"): with one or two cores that is an error."""
 
 OnStep = Callable[[str], None]
 
@@ -102,10 +99,11 @@ def _load(
     placement = device_map(plan, machine, str(model.effective_config.get("model_type")))
     on_cpu = not machine.gpus
     used = () if on_cpu or machine.gpus[0].kind == "mps" else _used(placement, machine)
-    meter = Meter(used, plan.need)
+    import_gptqmodel(plan.runtime)  # the meter uses CUDA
+    meter = Meter(used, plan.need, runtime=plan.runtime)
     loaded = None
     try:
-        with _enough_workers():
+        with enough_workers():
             transformers = importlib.import_module("transformers")
             _check_no_code(transformers, model)
             with overlaid(model.folder, {**model.changes, "quantization_config": config}):
@@ -138,6 +136,7 @@ def _load(
             recommendation=wider.answer,
             branch=plan.variant.branch,
             context_tokens=context_tokens,
+            runtime=plan.runtime,
         ) from error
     loaded.eval()
     if on_cpu:
@@ -149,11 +148,27 @@ def _load(
         folder_or_repo=source.shown,
         commit=source.commit,
         runtime=plan.runtime,
-        notes=(*model.notes, *notes),
+        notes=(*model.notes, *notes, *_spilled(meter)),
         context_tokens=plan.answer.context_tokens,
         branch=source.branch,
         meter=meter,
+        recorder=recorder(
+            meter,
+            variant=plan.variant,
+            runtime=plan.runtime,
+            need=plan.need,
+            machine=machine,
+            context_tokens=plan.answer.context_tokens,
+        ),
     )
+
+
+def _spilled(meter: Meter) -> tuple[str, ...]:
+    """What of the load lies in system memory, in a sentence."""
+    with contextlib.suppress(Exception):  # a driver that fails now: the model is loaded all the same
+        said = meter.read().spill
+        return (said,) if said else ()
+    return ()
 
 
 def _used(placement: Any, machine: Machine) -> tuple[int, ...]:
@@ -179,20 +194,6 @@ def _check_no_code(transformers: Any, model: ModelFolder) -> None:
             f"transformers {transformers.__version__} does not know model_type {kind} of {model.folder.name}.{own} "
             f"A newer transformers may: pip install -U transformers."
         )
-
-
-@contextlib.contextmanager
-def _enough_workers() -> Iterator[None]:
-    """gptqmodel reads GPTQMODEL_CPU_WORKERS when it is imported: set for that moment on small machines, then unset."""
-    variable = "GPTQMODEL_CPU_WORKERS"
-    if variable in os.environ or (os.cpu_count() or 1) > 2 * _LEAST_WORKERS - 2:
-        yield
-        return
-    os.environ[variable] = str(_LEAST_WORKERS)
-    try:
-        yield
-    finally:
-        os.environ.pop(variable, None)
 
 
 def uncompiled(loaded: Any, model: ModelFolder) -> None:

@@ -1,0 +1,179 @@
+"""gptqmodel comes before CUDA, and leaves the environment as it was but for the one setting that it is wanted for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from branchfit.errors import LoadError
+from branchfit.loaders import Host, expandable_segments
+from branchfit.running import loading as loading_module
+from branchfit.running.early import import_gptqmodel
+from branchfit_webui.loading import LoadPlan
+from branchfit_webui.loading import measuring as measuring_module
+from loading_models import ONE_GPU
+from running_models import small_model
+
+GPTQMODEL = """
+import os, stages
+stages.SEEN.append("gptqmodel")
+stages.WORKERS.append(os.environ.get("GPTQMODEL_CPU_WORKERS"))
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True,max_split_size_mb:256")
+os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+os.environ["HF_HOME"] = os.environ["HF_HUB_CACHE"] = "/tmp/elsewhere"
+os.environ.pop("ROCR_VISIBLE_DEVICES", None)
+"""
+TRANSFORMERS = """
+import stages
+stages.SEEN.append("transformers")
+__version__ = "5.6.2"
+def __getattr__(name):
+    if name != "CONFIG_MAPPING":
+        raise AttributeError(name)
+    import gptqmodel
+    raise RuntimeError("far enough")
+"""
+VERSIONS = {"torch": "2.11.0", "transformers": "5.6.2", "optimum": "2.3.0", "gptqmodel": "7.6.0"}
+
+
+class Cuda(SimpleNamespace):
+    """torch.cuda, which notes when it is first used."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__(is_available=lambda: True, is_initialized=lambda: "CUDA" in seen, seen=seen)
+        self.init = lambda: seen.append("CUDA")
+        self.memory_reserved = self.memory_allocated = lambda index: 0
+        self.empty_cache = lambda: None
+        self.reset_peak_memory_stats = lambda index: seen.append("CUDA")
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Packages of these names, that say in which order they were imported; and what they said."""
+    stages = SimpleNamespace(SEEN=[], WORKERS=[])
+    sources = {"gptqmodel": GPTQMODEL, "transformers": TRANSFORMERS, "optimum": ""}
+    for name, version in VERSIONS.items():
+        (tmp_path / f"{name}-{version}.dist-info").mkdir()
+        (tmp_path / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+        if name in sources:
+            (tmp_path / f"{name}.py").write_text(sources[name])
+        for loaded in [each for each in sys.modules if each.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, loaded)
+    torch = SimpleNamespace(cuda=Cuda(stages.SEEN), float16="float16", float32="float32", __spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "stages", stages)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_DEVICE_ORDER", "GPTQMODEL_CPU_WORKERS"):
+        monkeypatch.setenv(name, "")  # so that it is put back after the test
+        monkeypatch.delenv(name)
+    yield stages.SEEN
+    for name in ("gptqmodel", "transformers", "optimum"):
+        sys.modules.pop(name, None)
+
+
+def test_its_import_leaves_nothing_but_the_allocators_setting(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "1")
+    before = dict(os.environ)
+    import_gptqmodel("gptqmodel:triton")
+    assert seen == ["transformers", "gptqmodel"]
+    set_for = os.environ["PYTORCH_ALLOC_CONF"]
+    assert dict(os.environ) == {**before, "PYTORCH_ALLOC_CONF": set_for}
+    assert set_for.startswith("expandable_segments:True")
+
+
+def test_it_is_imported_once_and_for_its_own_runtimes_alone(seen: list[str]) -> None:
+    for runtime in ("exllamav2", "auto_gptq", "transformers"):
+        import_gptqmodel(runtime)
+    assert seen == []
+    import_gptqmodel("gptqmodel:torch")
+    os.environ["HF_HOME"] = "mine"
+    import_gptqmodel("gptqmodel:torch")
+    assert seen == ["transformers", "gptqmodel"] and os.environ["HF_HOME"] == "mine"
+
+
+def test_with_one_or_two_cores_it_is_told_to_take_two_workers(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    import_gptqmodel("gptqmodel:torch")
+    assert sys.modules["stages"].WORKERS == ["2"] and "GPTQMODEL_CPU_WORKERS" not in os.environ
+
+
+def test_an_import_that_fails_is_left_to_the_load_to_explain(
+    seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gptqmodel.py").write_text(f"{GPTQMODEL}\nimport a_package_that_is_not_here")
+    home = os.environ["HF_HOME"]
+    import_gptqmodel("gptqmodel:torch")
+    assert "gptqmodel" in seen and os.environ["HF_HOME"] == home
+    monkeypatch.setattr(loading_module, "detect", lambda: ONE_GPU)
+    with pytest.raises(LoadError, match=r"a package is missing.*pip install a_package_that_is_not_here"):
+        loading_module.load(small_model(tmp_path / "model"), runtime="gptqmodel:torch", check_memory=False)
+
+
+def test_a_load_imports_it_before_its_meter_uses_cuda(
+    seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading_module, "detect", lambda: ONE_GPU)
+    with pytest.raises(LoadError, match="far enough"):
+        loading_module.load(small_model(tmp_path / "model"), runtime="gptqmodel:torch", check_memory=False)
+    assert seen.index("gptqmodel") < seen.index("CUDA")
+
+
+@pytest.mark.parametrize("runtime", ["gptqmodel:triton", "exllamav2"])
+def test_the_webuis_meter_uses_cuda_after_it(seen: list[str], runtime: str) -> None:
+    plan = LoadPlan("m", "Transformers", runtime, {}, None, "", ())
+    assert measuring_module.meter(plan, ONE_GPU, None) is not None
+    first = ["transformers", "gptqmodel"] if runtime.startswith("gptqmodel:") else []
+    assert seen[: len(first) + 1] == [*first, "CUDA"]
+
+
+# ---- whether torch's allocator has them ----------------------------------------------------------
+
+
+def host(platform: str = "linux", torch: str | None = "2.11.0+cu130") -> Host:
+    return Host(lambda name: True, lambda name: torch, None, platform, (3, 11))
+
+
+def torch_of(said: Any, ready: bool = True) -> Any:
+    memory = SimpleNamespace(_snapshot=lambda: {"allocator_settings": {"expandable_segments": said}})
+    return SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: ready, memory=memory))
+
+
+NO, YES = "max_split_size_mb:64", "max_split_size_mb:64, expandable_segments: True"
+
+
+@pytest.mark.parametrize(
+    ("environ", "version", "expected"),
+    [
+        ({}, "2.11.0+cu130", True),
+        ({}, None, True),
+        ({}, "2.9.1", False),
+        ({"PYTORCH_ALLOC_CONF": YES}, "2.9.1", False),
+        ({"PYTORCH_CUDA_ALLOC_CONF": YES}, "2.9.1", True),
+        ({"PYTORCH_CUDA_ALLOC_CONF": NO}, "2.11.0", False),
+        ({"PYTORCH_ALLOC_CONF": NO}, "2.11.0", False),
+        ({"PYTORCH_CUDA_ALLOC_CONF": YES, "PYTORCH_ALLOC_CONF": NO}, "2.11.0", False),
+    ],
+)
+def test_before_cuda_is_used_it_is_what_the_environment_and_gptqmodel_say(
+    environ: dict[str, str], version: str | None, expected: bool
+) -> None:
+    assert expandable_segments(host(torch=version), environ, torch_of(None, ready=False)) is expected
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_once_cuda_is_used_it_is_what_torch_says(said: bool) -> None:
+    assert expandable_segments(host(), {"PYTORCH_ALLOC_CONF": YES}, torch_of(said)) is said
+
+
+def test_windows_has_none() -> None:
+    assert not expandable_segments(host("win32"), {"PYTORCH_ALLOC_CONF": YES}, torch_of(True))
+
+
+def test_a_torch_that_does_not_tell_is_no_trouble() -> None:
+    assert expandable_segments(host(), {}, SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True)))
