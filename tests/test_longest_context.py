@@ -81,10 +81,11 @@ def test_a_smaller_cache_never_leaves_less_room(
     assert found == sorted(found)
 
 
-@given(shapes, kinds, cards, limits)
+@given(shapes, kinds.filter(lambda kind: kind[0] != "auto_gptq"), cards, limits)
 def test_more_bits_never_leave_more_room(
     config: dict[str, object], kind: tuple[str, str], free: list[int], limit: int
 ) -> None:
+    """Not AutoGPTQ's: at 4 bits it has a kernel of its own, whose buffer may be more than a small model's bits."""
     runtime, cache = kind
     found = [longest_context(variant(config, bits=bits), runtime, free, limit, cache=cache) for bits in (8, 4)]
     assert found == sorted(found)

@@ -11,6 +11,7 @@ from branchfit.checkpoint import checkpoint_bytes
 from branchfit.gpus import parse_gpus
 from branchfit.gpus.system import Memory
 from branchfit.memory import Terms, fits, place, terms
+from branchfit.memory.placement import spare_bytes
 from branchfit.recommend import Recommendation
 from branchfit.running.choosing import Plan, device_map
 from branchfit.shape import ModelShape, read_shape
@@ -55,6 +56,20 @@ def test_each_card_has_its_own_buffers_and_the_ends_their_extras() -> None:
         (layers[2] + 1) * GIB + 3 * GIB + MIB,
     )
     assert need.split_bytes == tuple(size - 512 * MIB for size in need.per_gpu_bytes)
+
+
+@given(
+    st.sampled_from([LLAMA_2_7B, LLAMA_2_70B]),
+    st.sampled_from(["exllamav2", "gptqmodel:triton", "gptqmodel:exllama_v2"]),
+    st.lists(st.integers(0, 60).map(lambda size: size * GIB), min_size=1, max_size=5),
+    st.integers(1, 16384),
+)
+def test_what_is_left_tells_whether_it_fits_as_the_placement_does(
+    config: dict[str, object], runtime: str, free: list[int], context: int
+) -> None:
+    made = terms(variant(config), runtime, context)
+    assert made is not None
+    assert (spare_bytes(made, free) >= 0) == fits(place(made, free), free)
 
 
 def test_a_last_card_without_a_layer_still_holds_the_head() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..variants import Variant
 from .parts import Terms
-from .placement import fits, place
+from .placement import spare_bytes
 
 CONTEXT_STEP = 256
 """Contexts are searched in steps of 256 tokens: ExLlamaV2's cache pages are that long."""
@@ -50,8 +50,8 @@ def longest_of(made: Callable[[int], Terms | None], free_bytes: Sequence[int], l
         terms = made(tokens) if free else None
         if terms is None:
             return False, 0
-        need = place(terms, free)
-        return fits(need, free), need.headroom_bytes(free)
+        spare = spare_bytes(terms, free)
+        return spare >= 0, spare
 
     whole, short = left(limit_tokens)
     if whole:
