@@ -35,6 +35,11 @@ most that was allocated at a time and the gaps that stay. What the allocator mer
 since it gives it back before it fails{kept}. An error is predicted less measured: above zero, too much was
 predicted."""
 
+READING = """One card was measured; not consumer cards, several cards at once, Windows, or flash-attn ([all that was
+not](#not-measured)). Beside a runtime, `cuda_first` means that somebody had used CUDA before gptqmodel was
+imported, so that torch's allocator leaves gaps; `expandable` that its expandable segments were asked for by the
+environment; `no_compile` the torch kernel without torch.compile; `no_sdpa` ExLlamaV2 without torch's own attention."""
+
 TARGET = """The target, set before: an error of at most 1 % or 150 MiB, whichever is more, and nothing said to fit
 that did not."""
 
@@ -62,7 +67,7 @@ def page(paths: Iterable[Path], images: Path) -> str:
     usual = [case for case in cases if not case.cuda_first]
     shown = [*pictures(cases, said, images)] if cases else []
     blocks = [
-        ["# Memory: predicted and measured", _introduction(cases), prose(TARGET)],
+        ["# Memory: predicted and measured", _introduction(cases), prose(READING), prose(TARGET)],
         errors(usual, [trial for trial in tried if "cuda_first" not in trial.record["switches"]]),
         shown[:2],
         confusion(tried),
