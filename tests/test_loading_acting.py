@@ -125,7 +125,7 @@ def test_a_forecast_and_what_helps_are_in_the_sentence_of_a_load_that_did_not_fi
         standin.gives = gives
         with pytest.raises(OutOfMemory) as refusal:
             load(host, plan(host, standin), need=need, on_step=quietly)
-        assert "4.0 GiB needed there, give or take 0.2 GiB" in str(refusal.value)
+        assert "4.0 GiB needed there, give or take 256 MiB" in str(refusal.value)
         assert "What helps, the most first: a context of 256 tokens instead of 512" in str(refusal.value)
 
 

@@ -171,7 +171,7 @@ def test_what_is_saved_on_several_cards_is_said_to_be() -> None:
     error = explain(RuntimeError("CUDA error: out of memory"), need=need, machine=answer.machine, recommendation=answer)
     assert isinstance(error, OutOfMemory)
     assert error.needed_bytes in need.per_gpu_bytes
-    assert all("over 2 cards)" in clause for clause in error.remedies)
+    assert all("over 2 cards" in clause for clause in error.remedies)
 
 
 def test_memory_in_pieces_too_small_is_named() -> None:
@@ -258,7 +258,7 @@ def test_our_own_errors_stay_what_they_are() -> None:
 
 def test_the_line_sets_what_was_measured_beside_what_was_predicted() -> None:
     found = Measured("2 GPUs", int(42.8 * GIB), int(42.1 * GIB), int(41 * GIB), int(1.5 * GIB))
-    assert found.line() == "VRAM: predicted 42.8 GiB +- 1.5, measured 42.1 GiB"
+    assert found.line() == "VRAM: predicted 42.8 GiB +- 1.5 GiB, measured 42.1 GiB"
     assert Measured("GPU 0", None, GIB, GIB).line() == "VRAM: measured 1.0 GiB"
     assert Measured("memory of this process", GIB, None, None).line() == (
         "memory of this process: predicted 1.0 GiB, not measured"

@@ -70,7 +70,7 @@ def test_the_table_has_a_row_a_branch_and_marks_the_chosen_one() -> None:
     html = advice_html(advice(TWO_CARDS), "")
     chosen = html[html.index('<tr class="chosen">') :].split("</tr>")[0]
     # The README's figures for two cards of 24 GiB.
-    for cell in ("gptq-4bit-32g-actorder_True", "40.66 GB", "42.7 GiB ± 0.3 GiB", "yes, 2.3 GiB to spare"):
+    for cell in ("gptq-4bit-32g-actorder_True", "40.66 GB", "42.7 GiB ± 300 MiB", "yes, 2.3 GiB to spare"):
         assert cell in chosen
     assert "ExLlama (exllamav2)" in chosen and ">4096<" in chosen and html.count('class="chosen"') == 1
 

@@ -22,3 +22,9 @@ def gib(size_bytes: int | None) -> str:
     if size_bytes is None:
         return "?"
     return f"{size_bytes / GIB:.1f} GiB" if abs(size_bytes) >= GIB // 10 else f"{size_bytes / MIB:.0f} MiB"
+
+
+def error_text(size_bytes: int) -> str:
+    """What a forecast may be off by: in MiB below 1 GiB, where a tenth of a GiB would hide a third of 150 MiB."""
+    mib = round(size_bytes / MIB)
+    return f"{mib} MiB" if mib < GIB // MIB else gib(size_bytes)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from branchfit.gpus import headline, shares
 from branchfit.recommend import PREFERENCES, Assessment
-from branchfit.units import gb, gib
+from branchfit.units import error_text, gb, gib
 
 from ..advice import BALANCED, Advice, Wishes, context_tokens
 from .pieces import block, cell, details, good_html, problem, quiet, table, text
@@ -198,7 +198,7 @@ def _row(found: Assessment, chosen: bool) -> list[tuple[str, str]]:
         cell("-" if variant.group_size is None else variant.group_size, "number"),
         cell(act),
         cell(gb(variant.size_bytes), "number"),
-        cell(f"{gib(need.total_bytes)} ± {gib(need.error_bytes)}" if need else "-", "number"),
+        cell(f"{gib(need.total_bytes)} ± {error_text(need.error_bytes)}" if need else "-", "number"),
         _fits(found),
         cell(f"{found.loader} ({found.runtime})" if found.loader else "-"),
         cell(found.max_context_tokens or "-", "number"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..gpus import Machine, headline, shares
 from ..recommend import Assessment, Grid, Recommendation, Row
-from ..units import gb, gib
+from ..units import error_text, gb, gib
 from ..variants import Disagreement, Variant, VariantList
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _columns(answer: Recommendation, width: int) -> list[tuple[str, Justify, Cal
         ("act order", "left", lambda a, _: yes(a.variant.act_order)),
         ("download", "right", lambda a, _: gb(a.variant.size_bytes)),
         ("needs", "right", lambda a, _: gib(a.need.total_bytes) if a.need else "-"),
-        ("error", "right", lambda a, _: gib(a.need.error_bytes) if a.need else "-"),
+        ("error", "right", lambda a, _: error_text(a.need.error_bytes) if a.need else "-"),
         ("to spare", "right", lambda a, _: _spare(a.headroom_bytes)),
         ("context", "right", lambda a, _: str(a.max_context_tokens or "-")),
         ("loader", "left", lambda a, _: a.loader or "-"),

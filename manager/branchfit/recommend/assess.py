@@ -16,7 +16,7 @@ from ..memory.told import Told
 from ..units import gib
 from ..variants import Variant
 from .answer import DEFAULT_CONTEXT_TOKENS, Assessment
-from .words import need_words
+from .words import margin_only, need_words
 
 
 def assess(
@@ -56,6 +56,19 @@ def assess(
     why = "; ".join(dict.fromkeys(verdict.why.rstrip(".") for verdict in verdicts))
     why = why or available.note.rstrip(".") or "no runtime is available"
     return Assessment(variant, None, None, False, None, None, 0, why, "not taken")
+
+
+def each_runtime(
+    variant: Variant,
+    gpus: Sequence[Gpu],
+    available: Availability,
+    context: int,
+    corrections: Corrections | None = None,
+) -> list[Assessment]:
+    """`assess` for each runtime by itself that loads the branch, in the order of preference."""
+    alone = (replace(available, runtimes=(runtime,)) for runtime in available.runtimes)
+    each = (assess(variant, gpus, only, context, corrections) for only in alone)
+    return [one for one in each if one.runtime is not None]
 
 
 def _verdict(runtime: Runtime, variant: Variant, gpu: Gpu) -> Verdict:
@@ -115,7 +128,7 @@ def _measure(
     if fits(need, free):
         detail = f"with {runtime} it {need_words(need, context, learned)}, {gib(room)} to spare"
         return Assessment(variant, loader, runtime, True, need, room, longest, detail, "", free, learned, told)
-    verdict = f"does not fit: short by {gib(-room)}"
+    verdict = margin_only(need, free) or f"does not fit: short by {gib(-room)}"
     if longest:
         verdict += f"; up to {longest} tokens would fit"
     detail = f"with {runtime} it {need_words(need, context, learned)}, {gib(sum(free))} free"

@@ -11,7 +11,7 @@ from ..loaders import Availability
 from ..memory.correcting import Correction, Corrections
 from ..variants import VariantList
 from .answer import DEFAULT_CONTEXT_TOKENS, Choice, Recommendation
-from .assess import assess
+from .assess import assess, each_runtime
 from .order import rank
 from .sharing import told_words
 from .words import why_chosen, why_not, why_nothing
@@ -59,7 +59,9 @@ def recommend(
         assessed = [
             replace(a, verdict=f"not taken: you asked for {branch}, and this fits") if a.fits else a for a in assessed
         ]
-        reason = why_nothing(assessed, gpus, context, sisters, branch)
+        asked = [variant for variant in listed.variants if branch is None or variant.branch == branch]
+        each = [one for variant in asked for one in each_runtime(variant, gpus, available, context, corrections)]
+        reason = why_nothing(assessed, each, gpus, context, sisters, branch)
     commit = chosen.variant.commit if chosen is not None else listed.commit
     return Recommendation(
         listed.repo,
@@ -99,7 +101,7 @@ def remarks(listed: VariantList, machine: Machine, available: Availability, cont
 def lessons(found: Sequence[tuple[str | None, Correction | None]]) -> list[str]:
     """What this machine's own loads added to each runtime's figures, said once, of the first branch it was used for."""
     learned = {runtime: correction.words for runtime, correction in reversed(found) if correction is not None}
-    return [f"what {runtime} needs is {words} (`branchfit doctor` lists them)" for runtime, words in learned.items()]
+    return [f"what {runtime} needs is {words} (`branchfit doctor` counts them)" for runtime, words in learned.items()]
 
 
 def _own_context(listed: VariantList) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -15,9 +15,9 @@ from ..memory.longest import longest_of
 from ..units import gib
 from ..variants import Variant, VariantList
 from .answer import Assessment
-from .assess import assess, furthest
+from .assess import assess, each_runtime, furthest
 from .choose import lessons, planned_context, remarks
-from .words import need_words
+from .words import margin_only, need_words
 
 LimitedBy = Literal["model", "memory", "search"]
 """What ends a context: the model's own, memory, or the search, where the model's own is unknown or less than asked."""
@@ -132,9 +132,7 @@ def _rows(
     found = assess(variant, gpus, available, planned, corrections)
     if found.runtime is None or (found.fits and not all_runtimes):
         return [_row(found, asked)]
-    alone = (replace(available, runtimes=(runtime,)) for runtime in available.runtimes)
-    each = (assess(variant, gpus, only, planned, corrections) for only in alone)
-    rows = [_row(one, asked) for one in each if one.runtime is not None]
+    rows = [_row(one, asked) for one in each_runtime(variant, gpus, available, planned, corrections)]
     return rows if all_runtimes else [max(rows, key=_best)]
 
 
@@ -159,7 +157,7 @@ def _row(found: Assessment, asked: int | None) -> Row:
             name = "fp32" if found.told.cpu and cache == "fp16" else cache
             cells.append(_cell(name, partial(made, cache), free, limit, own, asked))
     known = tuple(cell for cell in cells if cell is not None)
-    why = _words(runtime or "", known, learned) if known else found.detail
+    why = _words(runtime or "", known, free, learned) if known else found.detail
     return Row(variant, found.loader, runtime, own, limit, known, why, learned)
 
 
@@ -190,12 +188,13 @@ def _cell(
     return Cell(cache, longest, ended, at, need, need.headroom_bytes(free))
 
 
-def _words(runtime: str, cells: Sequence[Cell], learned: Correction | None) -> str:
+def _words(runtime: str, cells: Sequence[Cell], free: tuple[int, ...], learned: Correction | None) -> str:
     """The numbers of the first cell that fits; where none does, of the one that is least short."""
     first = next((cell for cell in cells if cell.longest_tokens), None)
     shown = first or max(cells, key=lambda cell: cell.headroom_bytes)
     cache = f" and {'an' if shown.cache.startswith('f') else 'a'} {shown.cache} cache" if len(cells) > 1 else ""
     numbers = f"with {runtime}{cache} it {need_words(shown.need, shown.need_tokens, learned)}"
     if first is None:
-        return f"does not fit: {numbers}, short by {gib(-shown.headroom_bytes)}"
+        missing = margin_only(shown.need, free) or f"short by {gib(-shown.headroom_bytes)}"
+        return f"does not fit: {numbers}, {missing}"
     return f"{numbers}, {gib(shown.headroom_bytes)} to spare"

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ..card import Sister
 from ..gpus import Gpu
 from ..memory import Need, fits, place
 from ..memory.correcting import Correction, corrected
-from ..units import GIB, gib
+from ..units import GIB, error_text, gib
 from .answer import Assessment
 from .order import quality
-from .remedies import Plan, Remedy, cache_and_context, closing, helps
+from .remedies import (
+    CACHE_PLACE,
+    Plan,
+    Remedy,
+    Way,
+    best_way,
+    closing,
+    helps,
+    least_short,
+    shorter_context,
+    smaller_cache,
+)
 
 
 def need_words(need: Need | None, context: int, correction: Correction | None = None) -> str:
@@ -21,7 +33,21 @@ def need_words(need: Need | None, context: int, correction: Correction | None = 
     per_gpu = [size for size in need.per_gpu_bytes if size]
     cards = f" ({' + '.join(gib(size) for size in per_gpu)})" if len(per_gpu) > 1 else ""
     learned = f", {correction.words}" if correction is not None else ""
-    return f"needs {gib(need.total_bytes)}{cards} at {context} tokens, give or take {gib(need.error_bytes)}{learned}"
+    error = error_text(need.error_bytes)
+    return f"needs {gib(need.total_bytes)}{cards} at {context} tokens, give or take {error}{learned}"
+
+
+def margin_only(need: Need, free_bytes: Sequence[int]) -> str:
+    """`only its margin is missing: 22 of 150 MiB`, where the need alone fits on every card; else ''."""
+    cards = zip(free_bytes, need.per_gpu_bytes, need.error_per_gpu_bytes, strict=True)
+    left = [(free - size - error, error) for free, size, error in cards if size]
+    if not left or any(spare + error < 0 for spare, error in left):
+        return ""
+    spare, error = min(left)
+    short, whole = error_text(-spare), error_text(error)
+    if short.endswith("MiB") and whole.endswith("MiB"):
+        short = short.removesuffix(" MiB")
+    return f"only its margin is missing: {short} of {whole}"
 
 
 def why_chosen(
@@ -91,9 +117,17 @@ def why_not(assessment: Assessment, chosen: Assessment, prefer: str | None, aske
 
 
 def why_nothing(
-    assessed: Sequence[Assessment], gpus: Sequence[Gpu], context: int, sisters: Sequence[Sister], branch: str | None
+    assessed: Sequence[Assessment],
+    each: Sequence[Assessment],
+    gpus: Sequence[Gpu],
+    context: int,
+    sisters: Sequence[Sister],
+    branch: str | None,
 ) -> str:
-    """What was wanted, what there is, and what would help, the cheapest remedy first."""
+    """What was wanted, what there is, what fits instead, and what would help, the most first.
+
+    `assessed` is every branch on the runtime that suits it best, `each` those in question on every one that loads them.
+    """
     asked = [a for a in assessed if branch is None or a.variant.branch == branch]
     if not asked:
         return "No branch to choose from: none is listed." + _sister_words(sisters)
@@ -107,7 +141,8 @@ def why_nothing(
         )
         return f"No branch can be loaded here. {why}.{_sister_words(sisters)}" if not others else f"{why}.{fitting}"
     nearest = max(loadable, key=lambda a: a.room_bytes)
-    room = nearest.room_bytes
+    margin = margin_only(nearest.need, nearest.free_bytes) if nearest.need is not None else ""
+    missing = f"; {margin}" if margin else f", short by {gib(-nearest.room_bytes)}"
     cpu = gpus[0].kind == "cpu"
     usable = [size for size in nearest.free_bytes if size]
     free = gib(sum(usable))
@@ -122,30 +157,94 @@ def why_nothing(
     )
     words = [
         f"{subject} {need_words(nearest.need, context, nearest.correction)}; "
-        f"{free} free {'in' if cpu else 'on'} {where}{f' ({held})' if held else ''}, short by {gib(-room)}."
+        f"{free} free {'in' if cpu else 'on'} {where}{f' ({held})' if held else ''}{missing}."
     ]
-    longest = max(loadable, key=lambda a: (a.max_context_tokens, quality(a.variant)))
-    helping = helps(_remedies(nearest, gpus, context))
-    if helping:
-        words.append(f"What helps, the most first: {'; '.join(helping)}.")
-    if longest.max_context_tokens and longest is not nearest:
-        words.append(f"{longest.variant.branch} fits with a context of {longest.max_context_tokens} tokens.")
+    words += _instead(nearest, each, gpus, context)
     further = None if gpus[0].kind not in ("cuda", "rocm") else _further_gpu_gib(nearest, context)
     if further is not None:
         words.append(f"One more GPU with {further} GiB free would take it.")
     return " ".join(words) + fitting + _sister_words(sisters)
 
 
-def _remedies(nearest: Assessment, gpus: Sequence[Gpu], context: int) -> Iterator[Remedy]:
-    """What would free memory for the branch that is nearest; what this process holds is the webui's to count."""
-    if nearest.need is None or nearest.runtime is None:
+def _instead(nearest: Assessment, each: Sequence[Assessment], gpus: Sequence[Gpu], context: int) -> Iterator[str]:
+    """What fits with another cache and context together, what helps by itself, and what is short with all of it."""
+    plans = [
+        Plan(one.variant, one.runtime, context, one.free_bytes, told=one.told, learned=one.correction)
+        for one in each
+        if one.need is not None and one.runtime is not None
+    ]
+    way = best_way(plans)
+    if way is not None:
+        yield f"{_fit_words(way, nearest)}."
+    ends = _closing(nearest, gpus, context)
+    alone = [*_cache_and_context(nearest, plans, way), *(remedy for _, remedy in ends)]
+    if alone:
+        yield f"What helps, the most first: {'; '.join(helps(alone))}."
+    if way is not None or any(remedy.enough for remedy in alone):
         return
-    cpu = gpus[0].kind == "cpu"
-    plan = Plan(nearest.variant, nearest.runtime, context, nearest.free_bytes, told=nearest.told)
-    yield from cache_and_context(plan, nearest.need, context, promise=", and then it fits")
-    for gpu, usable in zip(gpus, nearest.free_bytes, strict=True):
-        if usable and not cpu:
-            yield from closing(gpu, os.getpid(), f" on GPU {gpu.index}" if len(gpus) > 1 else "", own_too=False)
+    freed = [sum(remedy.saves_bytes for at, remedy in ends if at == place) for place in range(len(gpus))]
+    plans = [
+        replace(plan, free_bytes=tuple(free and free + more for free, more in zip(plan.free_bytes, freed, strict=True)))
+        for plan in plans
+    ]
+    closed = best_way(plans) if ends else None
+    least = least_short(plans)
+    if closed is not None:
+        yield f"With all of these closed: {_fit_words(closed, nearest, first=False)}."
+    elif least is not None:
+        most = f"a {least[0].cache} cache and " if least[0].small_cache else ""
+        most += f"{least[0].tokens} tokens{' and all of these closed' if ends else ''}"
+        plan = least[0].plan
+        yield f"Even with {most}, {plan.variant.branch} is short by {gib(least[1])} ({plan.runtime})."
+
+
+def _fit_words(way: Way, nearest: Assessment, first: bool = True) -> str:
+    """`With a q4 cache (...), 2048 tokens fit (exllamav2)`; the branch is named where it is not the nearest."""
+    branch = way.plan.variant.branch
+    by = way.plan.runtime if branch == nearest.variant.branch else f"{branch}, {way.plan.runtime}"
+    cache = f"with a {way.cache} cache ({CACHE_PLACE}), " if way.small_cache else ""
+    text = f"{cache}{way.tokens} tokens fit ({by})"
+    return text[0].upper() + text[1:] if first else text
+
+
+def _cache_and_context(nearest: Assessment, plans: Sequence[Plan], way: Way | None) -> Iterator[Remedy]:
+    """Of all runtimes of the nearest branch, the smaller cache and the shorter context that come to most.
+
+    What the sentence about `way` has said is left out.
+    """
+    need = nearest.need
+    own = [plan for plan in plans if plan.variant.branch == nearest.variant.branch]
+    if need is None or not own:
+        return
+    caches, contexts = [], []
+    for plan in own:
+        on = "" if plan.runtime == nearest.runtime else f"; on {plan.runtime}"
+        there = "" if way is not None and way.small_cache else f"; {CACHE_PLACE}"
+        caches.append(smaller_cache(plan, need, on + there, judged=True))
+        contexts.append(shorter_context(plan, need, on, judged=True))
+    said_cache = way is not None and way.small_cache and way.tokens == own[0].context_tokens
+    said_context = way is not None and not way.small_cache
+    for remedies, said in ((caches, said_cache), (contexts, said_context)):
+        known = [one for one in remedies if one is not None and not said]
+        if known:
+            yield max(known, key=lambda one: (one.enough, one.saves_bytes if not one.enough else -one.saves_bytes))
+
+
+def _closing(nearest: Assessment, gpus: Sequence[Gpu], context: int) -> list[tuple[int, Remedy]]:
+    """Programs to be closed, with the place of their card; what this process holds is the webui's to count."""
+    if nearest.runtime is None or gpus[0].kind == "cpu":
+        return []
+    found = []
+    for at, (gpu, usable) in enumerate(zip(gpus, nearest.free_bytes, strict=True)):
+        where = f" on GPU {gpu.index}" if len(gpus) > 1 else ""
+        for one in closing(gpu, os.getpid(), where, own_too=False) if usable else ():
+            free = (*nearest.free_bytes[:at], usable + one.saves_bytes, *nearest.free_bytes[at + 1 :])
+            plan = Plan(nearest.variant, nearest.runtime, context, free, told=nearest.told, learned=nearest.correction)
+            need = plan.need(context, plan.cache)
+            enough = need is not None and fits(need, free)
+            alone = ", and then it fits" if enough else ", not enough alone"
+            found.append((at, Remedy(one.saves_bytes, f"{one.text}{alone}", enough)))
+    return found
 
 
 def _further_gpu_gib(assessment: Assessment, context: int) -> int | None:

@@ -12,7 +12,7 @@ from ..gpus import Machine
 from ..memory import Need
 from ..recommend import Assessment, Recommendation
 from ..recommend.remedies import Plan, Remedy, cache_and_context, closing, helps, other_gpus, saved
-from ..units import GIB, gib
+from ..units import GIB, error_text, gib
 
 _UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = r"(?P<{}>[0-9]+(?:\.[0-9]+)?) (?P<{}_unit>bytes|B|KiB|MiB|GiB)"
@@ -141,7 +141,7 @@ def _out_of_memory(
     short = short if short is not None and short > 0 else None
     facts = []
     if forecast:
-        facts.append(f"{gib(forecast)} needed there, give or take {gib(spread)}")
+        facts.append(f"{gib(forecast)} needed there, give or take {error_text(spread)}")
         if free is not None:
             facts.append(f"{gib(free)} free before the load")
     if tried is not None:
@@ -203,7 +203,7 @@ def _plan(
     told = replace(found.told, cpu=not machine.gpus)
     if by != found.runtime:  # its version is another package's
         told = replace(told, version=None)
-    return Plan(found.variant, by, context, free, cache, told)
+    return Plan(found.variant, by, context, free, cache, told, found.correction if by == found.runtime else None)
 
 
 def _smaller_branch(need: Need, recommendation: Recommendation | None, branch: str | None) -> Iterator[Remedy]:

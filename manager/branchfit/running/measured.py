@@ -16,7 +16,7 @@ from ..gpus import Gpu, Machine, detect
 from ..loaders import expandable_segments, this_host
 from ..memory import Need
 from ..memory.records import Card
-from ..units import GIB, gib
+from ..units import GIB, error_text, gib
 from .spill import held, spilled
 
 
@@ -39,11 +39,11 @@ class Measured:
     spill: str = ""
 
     def line(self) -> str:
-        """`VRAM: predicted 42.8 GiB +- 1.5, measured 42.1 GiB`, and what torch keeps beside it, where that is much."""
+        """`VRAM: predicted 42.8 GiB +- 1.5 GiB, measured 42.1 GiB`, and what torch keeps beside it, if that is much."""
         what = self.device if self.device == PROCESS else "VRAM"
         predicted = ""
         if self.predicted_bytes is not None:
-            spread = f" +- {self.error_bytes / GIB:.1f}" if self.error_bytes is not None else ""
+            spread = f" +- {error_text(self.error_bytes)}" if self.error_bytes is not None else ""
             predicted = f"predicted {gib(self.predicted_bytes)}{spread}, "
         if self.peak_bytes is None:
             return f"{what}: {predicted}not measured"
