@@ -135,8 +135,8 @@ def flip_in_transit(stage: Stage, plain: bool) -> Plan:
         )
         return Plan(breaks=1)
     stage.server.corrupt(stage.weights, offset=stage.offset())
-    # What was on its way to a connection that another one relieved of the rest of its range: see `Part.split`.
-    under_way_bytes = 4 * 2**20 if stage.large else 0
+    # What was on its way to a connection that another one relieved of the rest of its range: see `Part.split`. A chunk.
+    under_way_bytes = 16 * 2**20 if stage.large else 0
     return Plan(
         again_bytes=stage.weights_bytes + under_way_bytes,
         because="no hash says which byte it was: the file comes once more",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from branchfit.download.fetch import board as board_module
 from branchfit.download.fetch.board import LEAST_BYTES, Board, Work
 from branchfit.download.fetch.part import Part
 from branchfit.download.fetch.reading import Growing, Hand
@@ -64,7 +66,10 @@ def test_towards_the_end_ranges_of_slow_connections_are_short(staging: Staging, 
         assert asked_bytes(board, bytes_per_s) == least
 
 
-def test_a_range_that_all_wait_for_is_halved_as_long_as_a_half_is_worth_a_request(staging: Staging) -> None:
+def test_a_range_that_all_wait_for_is_halved_as_long_as_a_half_is_worth_a_request(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "HELP_S", 0.0)
     board, growing = opened(staging, 2 * MIB)
     with growing.part:
         for _ in range(4):
@@ -74,3 +79,27 @@ def test_a_range_that_all_wait_for_is_halved_as_long_as_a_half_is_worth_a_reques
         assert not growing.part.unclaimed_bytes()
         assert asked_bytes(board, 350_000.0) == 250_000
         assert asked_bytes(board, 350_000.0) == 250_000
+
+
+def test_a_range_that_is_nearly_here_by_its_own_pace_is_left_to_its_connection(staging: Staging) -> None:
+    _, growing = opened(staging, 2 * MIB)
+    with growing.part as part:
+        now_s = time.monotonic()
+        quick, slow = part.claim(MIB), part.claim(MIB)
+        assert quick is not None and slow is not None
+        quick.began_s = slow.began_s = now_s - 2.0
+        part.write(quick, bytes(MIB - 300_000))
+        part.write(slow, bytes(400_000))
+        assert quick.left_s(now_s) < 1.0 < slow.left_s(now_s)
+        half = part.split(256 * 1024, 1.0)
+        assert half is not None and half.start > slow.at and half.stop == 2 * MIB
+        assert part.split(256 * 1024, 100.0) is None
+
+
+def test_a_range_of_which_nothing_came_is_halved_once_it_has_been_waited_for(staging: Staging) -> None:
+    _, growing = opened(staging, MIB)
+    with growing.part as part:
+        claim = part.claim(MIB)
+        assert claim is not None and part.split(1, 1.0) is None
+        claim.began_s -= 2.0
+        assert part.split(1, 1.0) is not None

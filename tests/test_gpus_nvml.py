@@ -20,6 +20,12 @@ from branchfit.gpus.wddm import Budget
 from recordings import record_nvml
 from recordings.nvml_player import FOLDER, Player
 
+MEMORY_V2 = getattr(pynvml, "nvmlMemory_v2", 0)
+needs_newer_pynvml = pytest.mark.skipif(
+    not MEMORY_V2 or not hasattr(pynvml, "nvmlDeviceGetMemoryBusWidth"),
+    reason="it needs an nvidia-ml-py that can ask for the reserve and the bus width (11.495 cannot)",
+)
+
 GIB = 2**30
 RAM = Memory(64 * GIB, 60 * GIB)
 RECORDINGS = sorted(FOLDER.glob("nvml-*.json"))
@@ -247,7 +253,7 @@ def test_whatever_error_nvml_starts_with_is_a_sentence(play, code: int) -> None:
 )
 def test_whatever_error_any_call_gives_nothing_is_raised(play, function: str, code: int) -> None:  # type: ignore[no-untyped-def]
     player = Player("nvml-rtx3090.json")
-    for key in ("", "0", "gpu0", f"gpu0,{pynvml.nvmlMemory_v2}", f"gpu0,{pynvml.NVML_CLOCK_MEM}", "4121", "5150"):
+    for key in ("", "0", "gpu0", f"gpu0,{MEMORY_V2}", f"gpu0,{pynvml.NVML_CLOCK_MEM}", "4121", "5150"):
         player.set(function, key, {"error": code})
     found = play(player)
     assert found.gpus or found.notes
@@ -317,6 +323,7 @@ def test_every_recording_says_where_it_comes_from_and_plays(path: Path, play) ->
     assert play(Player(path.name)).gpus
 
 
+@needs_newer_pynvml
 @pytest.mark.parametrize("name", ["nvml-rtx3090.json", "nvml-a100-mig.json", "nvml-gb10.json"])
 def test_recording_a_played_machine_gives_the_same_machine(
     name: str,
@@ -387,7 +394,7 @@ def detailed(name: str = "nvml-rtx3090.json", **answers: Any) -> Player:
     for call, answer in answers.items():
         if call == "reserved":
             info = {"total": 25_769_803_776, "free": 21_474_836_480, "reserved": answer}
-            player.set("nvmlDeviceGetMemoryInfo", f"gpu0,{pynvml.nvmlMemory_v2}", info)
+            player.set("nvmlDeviceGetMemoryInfo", f"gpu0,{MEMORY_V2}", info)
         elif call == "MaxClockInfo":
             player.set("nvmlDeviceGetMaxClockInfo", f"gpu0,{pynvml.NVML_CLOCK_MEM}", answer)
         else:
@@ -395,6 +402,7 @@ def detailed(name: str = "nvml-rtx3090.json", **answers: Any) -> Player:
     return player
 
 
+@needs_newer_pynvml
 def test_the_drivers_own_reserve_is_told_and_is_nobodys(play) -> None:  # type: ignore[no-untyped-def]
     (gpu,) = play(detailed(reserved=450 * 2**20)).gpus
     assert gpu.reserved_bytes == 450 * 2**20
@@ -403,12 +411,14 @@ def test_the_drivers_own_reserve_is_told_and_is_nobodys(play) -> None:  # type: 
     assert gpu.unnamed_bytes == GIB - 450 * 2**20
 
 
+@needs_newer_pynvml
 def test_a_large_reserve_is_not_taken_for_processes_out_of_sight(play) -> None:  # type: ignore[no-untyped-def]
     player = detailed(reserved=7 * GIB // 2)
     player.set("nvmlDeviceGetComputeRunningProcesses", "gpu0", [])
     assert play(player.set("nvmlDeviceGetGraphicsRunningProcesses", "gpu0", [])).notes == ()
 
 
+@needs_newer_pynvml
 @pytest.mark.parametrize("nonsense", [5 * GIB, 2**64 - 1])
 def test_a_reserve_larger_than_what_is_taken_is_not_believed(play, nonsense: int) -> None:  # type: ignore[no-untyped-def]
     assert play(detailed(reserved=nonsense)).gpus[0].reserved_bytes is None
@@ -444,6 +454,7 @@ def test_ecc_is_said_and_the_total_stays_the_drivers(play) -> None:  # type: ign
     )
 
 
+@needs_newer_pynvml
 def test_the_buses_are_worked_out_from_clocks_and_widths(play) -> None:  # type: ignore[no-untyped-def]
     made = detailed(MaxPcieLinkGeneration=4, MaxPcieLinkWidth=16, MaxClockInfo=9751, MemoryBusWidth=384)
     (gpu,) = play(made).gpus
@@ -498,13 +509,14 @@ def test_a_budget_that_is_not_this_cards_is_not_used(play, budgets: tuple[Budget
     assert any("how much could not be asked" in note for note in found.notes) == (model == [0, 0])
 
 
+@needs_newer_pynvml
 def test_a_mig_instance_has_its_own_reserve_and_no_desktop(play) -> None:  # type: ignore[no-untyped-def]
     player = Player("nvml-a100-mig.json")
     (plain,) = play(player).gpus
     mig = next(key for key, info in player._calls["nvmlDeviceGetMemoryInfo"].items() if key.startswith("mig"))
     player.set("nvmlDeviceGetDisplayActive", mig, 1)
     info = {"total": plain.total_bytes, "free": plain.free_bytes, "reserved": 5 * 2**20}
-    (gpu,) = play(player.set("nvmlDeviceGetMemoryInfo", f"{mig},{pynvml.nvmlMemory_v2}", info)).gpus
+    (gpu,) = play(player.set("nvmlDeviceGetMemoryInfo", f"{mig},{MEMORY_V2}", info)).gpus
     assert gpu.reserved_bytes == 5 * 2**20
     assert (gpu.free_bytes, gpu.held_back_bytes, gpu.total_bytes) == (plain.free_bytes, 0, plain.total_bytes)
 

@@ -30,6 +30,10 @@ LEAST_BYTES = 2**17, 2**20
 """Half a second's worth is never taken for less than the first (what TCP sends in its first three round trips) nor
 for more than the second (at 50 ms and 10 MB/s, a third of that range's time is its round trip)."""
 
+HELP_S = 1.0
+"""A range that its own connection brings in less than that is left to it: to ask for half of it takes a round trip, and
+what is under way to the other is lost."""
+
 POLL_S = 0.2
 """How long a connection without work waits before it looks again, told or not."""
 
@@ -146,7 +150,7 @@ class Board:
         """Half of what another hand has left: the last of a file must not hang on its slowest connection."""
         for one in self._open:
             if one.hands and not one.finishing and not one.growing.whole_answers:
-                half = one.growing.part.split(2 * _least_bytes(hand))
+                half = one.growing.part.split(2 * _least_bytes(hand), HELP_S)
                 if half is not None:
                     one.hands += 1
                     return Work(fetch=(one.growing, half))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -35,12 +36,19 @@ class Claim:
 
     at: int
     stop: int
+    start: int = -1
     journalled: int = -1
     written_back: int = -1
     writing_to: int = -1
+    began_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.journalled = self.written_back = self.writing_to = self.at
+        self.start = self.journalled = self.written_back = self.writing_to = self.at
+
+    def left_s(self, now_s: float) -> float:
+        """How long the rest of it takes at its own pace; for one that has brought nothing yet, as long as it waits."""
+        elapsed_s, done_bytes = now_s - self.began_s, self.at - self.start
+        return elapsed_s * self.left_bytes / done_bytes if done_bytes else elapsed_s
 
     @property
     def left_bytes(self) -> int:
@@ -143,14 +151,17 @@ class Part:
                 self._claims.append(found[-1])
         return found
 
-    def split(self, least_bytes: int) -> Claim | None:
-        """Half of what is left of the claim that has most left; None where that is less than `least_bytes`.
+    def split(self, least_bytes: int, least_s: float = 0.0) -> Claim | None:
+        """Half of what is left of the claim that would take longest, or has most left; None where none has so much, or
+        would take so long.
 
-        Its connection ends where the half begins.
+        Its connection ends where the half begins, and what is on its way to it by then is lost.
         """
+        now_s = time.monotonic()
         with self._mutex:
-            longest = max(self._claims, key=lambda claim: claim.left_bytes, default=None)
-            if longest is None or longest.left_bytes < least_bytes:
+            worth = [claim for claim in self._claims if claim.left_bytes >= least_bytes]
+            longest = max(worth, key=lambda claim: (round(claim.left_s(now_s), 1), claim.left_bytes), default=None)
+            if longest is None or longest.left_s(now_s) < least_s:
                 return None
             middle = longest.stop - longest.left_bytes // 2
             half = Claim(middle, longest.stop)
