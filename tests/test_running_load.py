@@ -441,7 +441,8 @@ def test_what_cannot_be_asked_says_why(folders: dict[str, Path]) -> None:
 def test_what_cannot_be_loaded_says_why(folders: dict[str, Path]) -> None:
     with pytest.raises(LoadError, match="gives a transformers model"):
         load(folders[BRANCH], runtime="exllamav2")
-    with pytest.raises(LoadError, match=r"pip install '\.\[gptq\]'"):
+    # The CUDA compiler may be here; a GPU is not.
+    with pytest.raises(LoadError, match=r"pip install '\.\[gptq\]'|runs on NVIDIA GPUs"):
         load(folders[BRANCH], runtime="gptqmodel:exllama_v2")
     with pytest.raises(UsageError, match="There are: cpu"):
         branchfit.load(folders[BRANCH], device="cuda:17")
