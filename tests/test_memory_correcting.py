@@ -402,8 +402,8 @@ def test_the_answer_is_the_corrected_one_says_so_and_its_longest_context_still_f
     assert found.need is not None and plain.need is not None
     assert found.need.total_bytes - plain.need.total_bytes == 300 * MIB
     assert found.need.context_bytes - plain.need.context_bytes == 300 * MIB
-    assert "corrected by +0.3 GiB from 1 load on this machine" in found.detail
-    assert f"what {TRITON} needs is corrected by +0.3 GiB from 1 load on this machine" in answer.notes[-1]
+    assert "corrected by +300 MiB from 1 load on this machine" in found.detail
+    assert f"what {TRITON} needs is corrected by +300 MiB from 1 load on this machine" in answer.notes[-1]
     assert found.correction == Correction(300 * MIB, 0, 1) and plain.correction is None
     assert 0 < found.max_context_tokens < plain.max_context_tokens
 
@@ -424,7 +424,7 @@ def test_a_simulated_machine_is_answered_as_if_nothing_had_ever_been_loaded() ->
 
 
 def test_the_words_tell_what_was_added_to_what() -> None:
-    assert Correction(300 * MIB, 0, 1).words == "corrected by +0.3 GiB from 1 load on this machine"
+    assert Correction(300 * MIB, 0, 1).words == "corrected by +300 MiB from 1 load on this machine"
     assert Correction(-90 * MIB, -GIB, 4).words == (
         "corrected by -90 MiB and its error by -1.0 GiB from 4 loads on this machine"
     )

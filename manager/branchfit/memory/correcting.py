@@ -34,7 +34,7 @@ from statistics import median_high
 from ..gpus import Gpu
 from ..loaders import RUNTIMES, this_host
 from ..shape import ModelShape
-from ..units import MIB, gib
+from ..units import MIB, error_text, gib
 from ..variants import Variant
 from .parts import Terms
 from .records import Card, Record, RecordFile
@@ -78,7 +78,7 @@ class Correction:
 
     @property
     def words(self) -> str:
-        """`corrected by +0.3 GiB from 4 loads on this machine`, or `... +0.3 GiB and its error by -0.2 GiB ...`."""
+        """`corrected by +300 MiB from 4 loads on this machine`, or `... +300 MiB and its error by -200 MiB ...`."""
         need = f" by {_signed(self.bytes)}" if self.bytes else ""
         error = f" its error by {_signed(self.error_bytes)}" if self.error_bytes else ""
         loads = f"{self.loads} load{'s' if self.loads != 1 else ''}"
@@ -287,4 +287,4 @@ def runtime_version(runtime: str) -> str | None:
 
 
 def _signed(size_bytes: int) -> str:
-    return f"{'+' if size_bytes >= 0 else '-'}{gib(abs(size_bytes))}"
+    return f"{'+' if size_bytes >= 0 else '-'}{error_text(abs(size_bytes))}"
