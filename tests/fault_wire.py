@@ -25,8 +25,9 @@ LARGE_BYTES_PER_S = 80 * MIB
 OFTEN = "each break drops what the client's socket had received and it had not read"
 WHOLE_AGAIN = "the answer is the whole file, and who hangs up at one to ask again has received a socket's buffer of it"
 
-SOCKET_BYTES = 6 * MIB
-"""What a client's socket takes before it is read: Linux's largest buffer (net.ipv4.tcp_rmem)."""
+SOCKET_BYTES = (6 + 4) * MIB
+"""What a server counts as sent and nobody has read: the client's receive buffer and its own for sending, at their
+largest by Linux's defaults (net.ipv4.tcp_rmem and tcp_wmem)."""
 
 
 def ready(stage: Stage) -> None:
