@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from branchfit import loaders
 from branchfit.checkpoint import checkpoint_bytes
 from branchfit.memory import CONTEXT_STEP, Terms, cache_types, fits, longest_context, place, terms
 from branchfit.memory.longest import longest_of
@@ -18,16 +19,7 @@ from models import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_33B, MISTRAL_7B, 
 
 GIB = 2**30
 
-RUNTIMES = (
-    "exllama",
-    "exllamav2",
-    "auto_gptq",
-    "gptqmodel:exllama_v2",
-    "gptqmodel:marlin",
-    "gptqmodel:triton",
-    "gptqmodel:torch",
-    "gptq_for_llama",
-)
+RUNTIMES = tuple(runtime.name for runtime in loaders.RUNTIMES)
 KINDS = [(runtime, cache) for runtime in RUNTIMES for cache in cache_types(runtime)]
 
 shapes = st.sampled_from([LLAMA_2_7B, LLAMA_2_13B, LLAMA_33B, LLAMA_2_70B, MISTRAL_7B, MIXTRAL_8X7B, QWEN2_05B])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from branchfit import loaders
 from branchfit.checkpoint import checkpoint_bytes
 from branchfit.memory import cache_types, fits, place, terms, weigh
 from branchfit.shape import ModelShape, read_shape
@@ -17,16 +18,7 @@ from models import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_33B, MISTRAL_7B, 
 MIB = 2**20
 GIB = 2**30
 
-RUNTIMES = (
-    "exllama",
-    "exllamav2",
-    "auto_gptq",
-    "gptqmodel:exllama_v2",
-    "gptqmodel:marlin",
-    "gptqmodel:triton",
-    "gptqmodel:torch",
-    "gptq_for_llama",
-)
+RUNTIMES = tuple(runtime.name for runtime in loaders.RUNTIMES)
 
 
 def variant(config: dict[str, object], bits: int = 4, group: int | None = None, act_order: bool = True) -> Variant:

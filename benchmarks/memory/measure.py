@@ -205,7 +205,6 @@ class ExLlamaV2:
         }
         config = exllamav2.ExLlamaV2Config(str(folder))
         config.max_seq_len = context
-        config.no_flash_attn = config.no_flash_attn or False
         config.no_sdpa = "no_sdpa" in case.switches
         self.vocab = vocab
         self.model = exllamav2.ExLlamaV2(config)
