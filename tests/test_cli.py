@@ -252,6 +252,22 @@ def test_a_lock_that_cannot_be_read_is_no_success_and_two_names_are_never_mixed_
     assert b"no folder" in branchfit("verify", "--to", tmp_path / "none", code=2).stderr
 
 
+@pytest.mark.parametrize("asked", [REPO, f"{REPO}:{BEST}"])
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_pull_asks_for_each_branch_s_files_once_and_then_not_again(
+    served: LoopbackHub, tmp_path: Path, asked: str, dry: tuple[str, ...]
+) -> None:
+    def listings() -> list[str]:
+        served.requests.clear()
+        branchfit("pull", asked, "--to", tmp_path / "m", "--gpu", "24GiB@8.6", *dry, hub=served, **cache)
+        return [request.path for request in served.requests if "blobs=true" in request.path]
+
+    cache = {"BRANCHFIT_CACHE": str(tmp_path / "cache")}
+    first = listings()
+    assert len(first) == len(set(first)) == (len(BRANCHES) if asked == REPO else 1)
+    assert listings() == []
+
+
 def test_a_dry_run_says_what_would_come_and_changes_nothing(served: LoopbackHub, tmp_path: Path) -> None:
     models = tmp_path / "models"
     plan = document(branchfit("pull", f"{REPO}:main", "--to", models, "--dry-run", "--json", hub=served))

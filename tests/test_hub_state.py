@@ -177,7 +177,42 @@ def test_only_the_branch_asked_for_is_read_and_its_slash_is_no_folder(loopback_h
     read = [
         request.path for request in loopback_hub.requests if "config.json" in request.path or "blobs" in request.path
     ]
-    assert read and all(commits["feature/slash"] in path for path in read)
+    assert read and all(commits["feature/slash"] in path or "feature%2Fslash" in path for path in read)
+
+
+def test_a_branch_asked_for_by_name_is_waited_for_twice_in_turn_and_then_only_the_refs() -> None:
+    with LoopbackHub(delay_s=0.05) as server:
+        server.add_repo(REPO, SIX)
+        hub = Hub(server.endpoint)
+        server.requests.clear()
+        hub.repo_state(REPO, "main", headers=False)
+        assert server.sequential_depth() == 2  # where a file lies, and the file; all else at the same time
+        server.requests.clear()
+        hub.repo_state(REPO, "main", headers=False)
+        assert [request.path for request in server.requests] == [f"/api/models/{REPO}/refs"]
+
+
+def test_what_was_said_of_another_commit_before_the_branch_s_was_known_is_asked_again(
+    loopback_hub: LoopbackHub,
+) -> None:
+    commits = loopback_hub.add_repo(REPO, {"main": quantised(4, 128), "other": quantised(3, 32)})
+    elsewhere = {"Location": f"/api/models/{REPO}/revision/other?blobs=true"}
+    loopback_hub.fail_next(307, elsewhere, matching="revision/main")
+    for name in ("config.json", "quantize_config.json"):
+        loopback_hub.fail_next(307, {"Location": f"/{REPO}/resolve/other/{name}"}, matching=f"resolve/main/{name}")
+    (branch,) = Hub(loopback_hub.endpoint).repo_state(REPO, "main", headers=False).branches
+    assert (branch.commit, branch.problems) == (commits["main"], ())
+    assert branch.quantize_config is not None and branch.quantize_config["bits"] == 4
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_what_failed_before_the_branch_s_commit_was_known_is_asked_again(
+    loopback_hub: LoopbackHub, status: int
+) -> None:
+    loopback_hub.add_repo(REPO, {"main": quantised(4, 128)})
+    loopback_hub.fail_next(status, matching="revision/main", times=None)
+    (branch,) = Hub(loopback_hub.endpoint).repo_state(REPO, "main", headers=False).branches
+    assert branch.files and branch.quantize_config and not branch.problems
 
 
 def test_branches_at_the_same_commit_are_read_once(loopback_hub: LoopbackHub) -> None:

@@ -60,6 +60,8 @@ http {{
 }}
 """
 
+CARD = {"README.md": b"# A branch to be timed\n"}
+
 FRONT = """
     upstream hub {{ server {hub}; keepalive 64; }}
     server {{
@@ -77,10 +79,12 @@ FRONT = """
 def serve(data: Dataset, work: Path, address: str, cap_bytes_per_s: int) -> None:
     """Serve `data` until stdin closes."""
     with LoopbackHub() as hub, contextlib.ExitStack() as stack:
-        hub.add_repo(REPO, {data.branch: {path: data.folder / path for path in data.sizes_bytes}})
-        for commit in hub.protocol.repos[REPO].commits.values():
-            for path, sha256 in data.sha256.items():
-                commit.files[path].sha256 = sha256  # computed when the file was made
+        # Like every repo on the Hub it has a main, and its card lies there.
+        commits = hub.add_repo(REPO, {"main": CARD, data.branch: {p: data.folder / p for p in data.sizes_bytes}})
+        for path, sha256 in data.sha256.items():
+            hub.protocol.repos[REPO].commits[commits[data.branch]].files[
+                path
+            ].sha256 = sha256  # known since it was made
         cdn = "LoopbackHub's own sendfile, as there is no nginx"
         if cap_bytes_per_s:
             # nginx's limit_rate lets every request have a second's worth at once, so that small ranges know no cap.

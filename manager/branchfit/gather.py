@@ -10,7 +10,7 @@ from typing import Any
 
 from .card import CardTemplate, ModelCard, Sister, read_card
 from .errors import BranchNotFound, CardError, ConfigError, UsageError
-from .hub import RepoRef, RepoState, parse_repo
+from .hub import BranchState, RepoRef, RepoState, parse_repo
 from .prompts import guess_by_model
 from .units import gb
 from .variants import VariantList, from_card, from_hub
@@ -26,6 +26,13 @@ class Gathered:
     as_of: datetime | None = None
     as_of_reason: str | None = None
     problems: tuple[str, ...] = ()
+    states: tuple[BranchState, ...] = ()
+
+    def listing(self, branch: str) -> BranchState | None:
+        """What the Hub itself said just now of the branch's commit and files; None where it did not."""
+        if self.as_of is not None:
+            return None
+        return next((state for state in self.states if state.branch == branch and state.files), None)
 
     @property
     def sisters(self) -> tuple[Sister, ...]:
@@ -108,7 +115,9 @@ def _from_hub(ref: RepoRef) -> Gathered:
     listed = from_hub(ref.repo, card, state.branches)
     if ref.branch is not None and ref.branch not in {s.branch for s in state.branches}:
         raise BranchNotFound(ref.repo, ref.branch, [s.branch for s in state.branches])
-    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes))
+    return Gathered(
+        listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes), state.branches
+    )
 
 
 def _card(state: RepoState) -> tuple[ModelCard | None, tuple[str, ...]]:
@@ -146,4 +155,6 @@ def gather_branch(ref: RepoRef) -> Gathered:
     state = Hub().repo_state(ref.repo, ref.branch or "main", headers=False)
     card, notes = _card(state)
     listed = from_hub(ref.repo, card, state.branches)
-    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes))
+    return Gathered(
+        listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes), state.branches
+    )

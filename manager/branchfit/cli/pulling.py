@@ -18,7 +18,7 @@ from ..download.queue import Queue, Wanted
 from ..download.wanted import pickle_warnings
 from ..errors import HubUnreachable, NothingFits, NotInstalled, UsageError
 from ..gather import gather, gather_branch
-from ..hub import Hub, RepoRef, parse_repo
+from ..hub import BranchState, Hub, RepoRef, parse_repo
 from ..installed import models_folder
 from ..units import gb
 from . import advise
@@ -130,9 +130,9 @@ class _Job:
     def run(self, wishes: Wishes, dry_run: bool, json_: bool, json_lines: bool) -> tuple[Installed | None, str]:
         """Recommend where no branch was named, then pull; the model and how it went, None for a dry run."""
         hub, ref, lock = Hub(), self.ref, self.lock
-        branch, commit, template, loader, runtime = ref.branch or "", None, None, None, None
+        chosen = _chosen(ref, wishes) if lock is None else _Chosen(ref.branch or "")
+        branch, commit = chosen.branch, chosen.commit
         if lock is None:
-            branch, commit, template, loader, runtime = _chosen(ref, wishes)
             # What was recommended is what is fetched, though the branch may move meanwhile; what was begun comes first.
             target = resolved(self.folder) / folder_name(ref.repo, branch)
             if not self.latest and begun_commit(target, ref.repo, branch, self.staging):
@@ -147,6 +147,7 @@ class _Job:
                 latest=self.latest,
                 lock=lock,
                 staging_dir=self.staging,
+                listing=chosen.listing,
                 note=lambda sentence: click.echo(f"note: {sentence}", err=True),
             )
             found = plan(
@@ -169,15 +170,25 @@ class _Job:
             commit=commit if lock is None else lock.commit,
             latest=self.latest,
             staging_dir=self.staging,
-            template=template,
-            loader=loader,
-            runtime=runtime,
+            template=chosen.template,
+            loader=chosen.loader,
+            runtime=chosen.runtime,
             allow_pickle=self.allow_pickle,
             limit_bytes_per_s=self.limit_rate,
         )
         with PullProgress(lines=json_lines, latest=self.latest) as progress, Queue().joined(wanted) as line:
             tell = line.watching(progress.tell)
-            made = pull(hub, ref.repo, branch, self.folder, on_event=tell, line=line, lock=lock, **wanted.options())
+            made = pull(
+                hub,
+                ref.repo,
+                branch,
+                self.folder,
+                on_event=tell,
+                line=line,
+                lock=lock,
+                listing=chosen.listing,
+                **wanted.options(),
+            )
         return made, progress.outcome
 
     def installed_already(self) -> Installed | None:
@@ -191,8 +202,20 @@ class _Job:
         return found if whole and (self.lock is None or self.lock.commit == found.commit) else None
 
 
-def _chosen(ref: RepoRef, wishes: Wishes) -> tuple[str, str | None, Mapping[str, Any] | None, str | None, str | None]:
-    """Branch, commit (of a recommended one), template, loader and runtime; says what there is to say of them."""
+@dataclass(frozen=True)
+class _Chosen:
+    """What is to be pulled: `commit` of a recommended branch, `listing` as the Hub gave it just now."""
+
+    branch: str
+    commit: str | None = None
+    template: Mapping[str, Any] | None = None
+    loader: str | None = None
+    runtime: str | None = None
+    listing: BranchState | None = None
+
+
+def _chosen(ref: RepoRef, wishes: Wishes) -> _Chosen:
+    """The branch that was named, or the recommended one; says what there is to say of it."""
     loader = runtime = None
     if ref.branch is None:
         found = gather(ref.repo, None, None)
@@ -210,7 +233,7 @@ def _chosen(ref: RepoRef, wishes: Wishes) -> tuple[str, str | None, Mapping[str,
     if variant is not None and variant.format not in ("gptq", "exl2", "none"):
         click.echo(f"note: {branch} is {variant.format.upper()}; no ExLlama or AutoGPTQ runtime reads that", err=True)
     commit = variant.commit if variant is not None and ref.branch is None else None
-    return branch, commit, found.template_record, loader, runtime
+    return _Chosen(branch, commit, found.template_record, loader, runtime, found.listing(branch))
 
 
 def _show_plan(found: DownloadPlan, json_: bool) -> None:

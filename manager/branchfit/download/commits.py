@@ -41,12 +41,14 @@ def pin(
     latest: bool = False,
     lock: Installed | None = None,
     staging_dir: Path | None = None,
+    listing: BranchState | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Pinned:
     """The commit that a pull with these arguments takes, and its files; changes nothing.
 
     That is, in this order: the lock's; the one asked for; the one that an unfinished download into this place was
-    begun for (not with `latest`); the one where the branch stands. `note` is told a sentence where it is not the last.
+    begun for (not with `latest`); the one where the branch stands, which is `listing` if the caller has just asked the
+    Hub and else asked for. `note` is told a sentence where it is not the last.
     Raises `UsageError` for what contradicts itself, `DownloadError` where the commit is no longer on the Hub,
     `HubError`s.
     """
@@ -54,10 +56,10 @@ def pin(
     if lock is not None:
         return Pinned(_locked(hub, repo, branch, commit, lock, note))
     if commit is not None:
-        return Pinned(_asked_for(hub, repo, branch, commit, note))
+        return Pinned(_asked_for(hub, repo, branch, commit, listing, note))
     begun = begun_commit(target, repo, branch, staging_dir)
     try:
-        state = hub.branch_files(repo, branch)
+        state = listing or hub.branch_files(repo, branch)
     except BranchNotFound:
         if begun is None or latest:
             raise
@@ -116,10 +118,12 @@ def _at(hub: Hub, repo: str, branch: str, commit: str, remedy: str) -> BranchSta
     return dataclasses.replace(state, branch=branch)
 
 
-def _asked_for(hub: Hub, repo: str, branch: str, commit: str, note: Callable[[str], None]) -> BranchState:
+def _asked_for(
+    hub: Hub, repo: str, branch: str, commit: str, listing: BranchState | None, note: Callable[[str], None]
+) -> BranchState:
     if not _is_whole_commit(commit):
         raise UsageError(f"{commit!r:.80} is no whole commit: 40 digits from 0 to f are.")
-    state = hub.branch_files(repo, branch)
+    state = listing or hub.branch_files(repo, branch)
     if state.commit == commit:
         return state
     note(f"{branch} of {repo} has moved on to commit {state.commit}; {commit}, which was asked for, is taken.")

@@ -48,7 +48,7 @@ from .staging import Staging, left_behind
 from .wanted import allowed_before, pickle_warnings, sort_listing
 
 if TYPE_CHECKING:
-    from ..hub import Hub
+    from ..hub import BranchState, Hub
 
 
 def pull(
@@ -70,14 +70,15 @@ def pull(
     limit_bytes_per_s: float | None = None,
     allow_pickle: bool = False,
     lock: Installed | None = None,
+    listing: BranchState | None = None,
 ) -> Installed:
     """Put a branch into `models_dir/owner_repo_branch`, every file verified against the Hub's hash.
 
-    The branch's commit is asked for once and everything comes from it; with `commit` it is that one
-    (all its digits), and a `Note` tells where the branch has moved on from it. The folder appears by one
-    rename when all of it is whole; until then it grows beside the models folder (see `staging`),
-    and a pull that was interrupted or killed goes on there, with the commit that was begun: a `Note`, and at
-    the end `BranchMoved`, tell if the branch moved on meanwhile, and with `latest` it is the new one that comes,
+    The branch's commit is asked for once (not even once with `listing`: what the Hub said of the branch just now) and
+    everything comes from it; with `commit` it is that one (all its digits), and a `Note` tells where the branch has
+    moved on from it. The folder appears by one rename when all of it is whole; until then it grows beside the models
+    folder (see `staging`), and a pull that was interrupted or killed goes on there, with the commit that was begun: a
+    `Note`, and at the end `BranchMoved`, tell if the branch moved on meanwhile, and with `latest` the new one comes,
     what did not change being kept. What is there already decides:
 
     - this commit, all files there: nothing is done, and nothing asked but the listing;
@@ -115,6 +116,7 @@ def pull(
         latest=latest,
         lock=lock,
         staging_dir=staging_dir,
+        listing=listing,
         note=lambda sentence: tell(Note(sentence)),
     )
     state = pinned.state

@@ -25,6 +25,7 @@ FIRST_RANGE_BYTES = 512 * 1024
 """The first bite of a safetensors file. A 70B GPTQ header (2,963 tensors) has 338,509 bytes: one request."""
 
 CONFIG, QUANTIZE_CONFIG = "config.json", "quantize_config.json"
+_CONFIGS = (CONFIG, QUANTIZE_CONFIG)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ class Asking:
     cache: Cache
     info: Callable[[str], Asked]
     file: Callable[[str, str], Asked]
+
+
+@dataclass(frozen=True)
+class Early:
+    """What was asked about a branch by its name, while its commit was not known yet: that saves two round trips."""
+
+    info: Future[tuple[str, tuple[RepoFile, ...]]]
+    small: Mapping[str, Future[bytes | str | HubError | None]]
+
+    def is_of(self, commit: str) -> bool:
+        """Whether it was answered, and of this commit. Waits for that."""
+        settled(self.info)
+        return self.info.exception() is None and self.info.result()[0] == commit
 
 
 @dataclass
@@ -68,12 +82,23 @@ def unread(branch: str, commit: str) -> BranchState:
     return BranchState(branch, commit, problems=(f"not read: it is beyond the first {MAX_BRANCHES} branches",))
 
 
-def read_branches(pool: Workers, asking: Asking, branches: Mapping[str, str], headers: bool) -> tuple[BranchState, ...]:
+def ask_early(pool: Workers, asking: Asking, branch: str) -> Early:
+    """Ask for a branch's file list and configs by its name, for `read_branches`."""
+    return Early(
+        pool.submit(read_info, asking.transport, asking.info(branch)),
+        {name: pool.submit(_small_file, asking.transport, asking.file(branch, name)) for name in _CONFIGS},
+    )
+
+
+def read_branches(
+    pool: Workers, asking: Asking, branches: Mapping[str, str], headers: bool, early: Early | None = None
+) -> tuple[BranchState, ...]:
     """The state of each branch, in the order given. Branches at the same commit are read once.
 
     Round trips waited for a commit: its file list, then the headers of its weights; the two configs do
-    not wait for the list. No access and a rate limit are raised, and what fails for every branch (no
-    network). A list, a config or a header that alone cannot be had is that branch's problem.
+    not wait for the list. `early` has these three already, of the only commit that is asked for. No access and a rate
+    limit are raised, and what fails for every branch (no network). A list, a config or a header that alone cannot be
+    had is that branch's problem.
     """
     cache, transport = asking.cache, asking.transport
     commits = {commit: _Commit() for commit in branches.values()}
@@ -95,12 +120,14 @@ def read_branches(pool: Workers, asking: Asking, branches: Mapping[str, str], he
         known.files = cache.files(commit)
         known.configs = cache.configs(commit)
         if known.files is None:
-            pending[pool.submit(read_info, transport, asking.info(commit))] = (commit, "files", "")
+            info = early.info if early else pool.submit(read_info, transport, asking.info(commit))
+            pending[info] = (commit, "files", "")
         else:
             ask_headers(commit, known)
     for commit, known in commits.items():
-        for name in (CONFIG, QUANTIZE_CONFIG) if known.configs is None else ():
-            pending[pool.submit(_small_file, transport, asking.file(commit, name))] = (commit, "small", name)
+        for name in _CONFIGS if known.configs is None else ():
+            small = early.small[name] if early else pool.submit(_small_file, transport, asking.file(commit, name))
+            pending[small] = (commit, "small", name)
 
     while pending:
         for job in settled(*pending):
@@ -176,7 +203,7 @@ def _settle(cache: Cache, commit: str, known: _Commit) -> None:
         values: dict[str, dict[str, Any] | None] = {}
         problems: list[str] = []
         genuine = known.files is not None
-        for name in (CONFIG, QUANTIZE_CONFIG):
+        for name in _CONFIGS:
             found, file = known.small[name], listed.get(name)
             values[name] = None
             if isinstance(found, str):

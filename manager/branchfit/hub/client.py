@@ -11,7 +11,7 @@ from ..errors import BranchNotFound, FileNotOnHub, HubUnreachable
 from .address import check_branch, check_path, check_repo, quoted
 from .answers import MAX_SMALL_FILE_BYTES, read_info, read_refs
 from .body import Address, Body
-from .branches import MAX_WORKERS, Asking, read_branches, split_branches, unread
+from .branches import MAX_WORKERS, Asking, ask_early, read_branches, split_branches, unread
 from .cache import Cache, LastAnswer, default_cache_dir
 from .http import Asked, RevisionUnknown, TooLarge, Transport
 from .patience import settled, short, workers
@@ -131,28 +131,29 @@ class Hub:
         self, repo: str, branch: str | None, headers: bool, cache: Cache, last: LastAnswer | None
     ) -> RepoState:
         with workers(MAX_WORKERS) as pool:
-            # With nothing remembered the card will be needed: it need not wait for the refs.
-            early = pool.submit(self._readme, repo, "main") if last is None else None
+            asking = Asking(
+                transport=self._transport,
+                cache=cache,
+                info=lambda revision: self._asked_info(repo, revision),
+                file=lambda revision, path: self._asked_file(repo, revision, path),
+            )
+            # With nothing remembered all of it will be needed: it need not wait for the refs.
+            job = pool.submit(self._readme, repo, "main") if last is None else None
+            early = ask_early(pool, asking, branch) if last is None and branch is not None else None
             patience = self._short if last is not None else None
             refs = read_refs(self._transport, self._asked_refs(repo), patience)
             branches, problems = refs.branches, list(refs.problems)
             if branch is not None and branch not in branches:
                 raise BranchNotFound(repo, branch, branches)
             main = branches.get("main") or next(iter(branches.values()), None)
-            asking = Asking(
-                transport=self._transport,
-                cache=cache,
-                info=lambda commit: self._asked_info(repo, commit),
-                file=lambda commit, path: self._asked_file(repo, commit, path),
-            )
             wanted, beyond = split_branches(branches, "main" if "main" in branches else None)
             if branch is not None:
                 wanted, beyond = {branch: branches[branch]}, ""
+                early = early if early is not None and early.is_of(branches[branch]) else None
             problems += [beyond] if beyond else []
-            job = early
             if job is None and main is not None and last is not None and last.readme_commit != main:
                 job = pool.submit(self._readme, repo, main)
-            read = {state.branch: state for state in read_branches(pool, asking, wanted, headers)}
+            read = {state.branch: state for state in read_branches(pool, asking, wanted, headers, early)}
             card, problem = self._card(repo, main, job, last)
             problems += [problem] if problem else []
         cache.keep_last(branches, *card)
