@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from branchfit.download.fetch import board as board_module
-from branchfit.download.fetch.board import LEAST_BYTES, Board, Work
+from branchfit.download.fetch.board import LAST_BYTES, LAST_S, LEAST_BYTES, Board, Work
 from branchfit.download.fetch.part import Part
 from branchfit.download.fetch.reading import Growing, Hand
 from branchfit.download.lockfile import LockedFile
@@ -94,6 +94,22 @@ def test_a_range_that_is_nearly_here_by_its_own_pace_is_left_to_its_connection(s
         half = part.split(256 * 1024, 1.0)
         assert half is not None and half.start > slow.at and half.stop == 2 * MIB
         assert part.split(256 * 1024, 100.0) is None
+
+
+def test_the_very_last_is_helped_sooner_but_neither_long_ranges_nor_what_comes_at_once(staging: Staging) -> None:
+    board, growing = opened(staging, 5 * MIB)
+    with growing.part as part:
+        long, stuck, quick = (part.claim(size) for size in (3 * MIB, MIB, MIB))
+        assert long is not None and stuck is not None and quick is not None
+        now_s = time.monotonic()
+        for claim, elapsed_s, left_bytes in ((long, 1.0, 1_200_000), (stuck, 1.0, 300_000), (quick, 0.1, 300_000)):
+            part.write(claim, bytes(claim.left_bytes - left_bytes))
+            claim.began_s = now_s - elapsed_s
+        board._open[0].hands = 3
+        before = stuck.stop
+        assert asked_bytes(board, 350_000.0) == 150_000
+        assert stuck.stop == before - 150_000
+        assert part.split(LAST_BYTES[0], LAST_S, LAST_BYTES[1]) is None  # 150,000 bytes are a fifth of a second now
 
 
 def test_a_range_of_which_nothing_came_is_halved_once_it_has_been_waited_for(staging: Staging) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from branchfit.download.fetch.connections import HOLD_S, MOST, Connections
+from branchfit.download.fetch.connections import HOLD_S, MOST, SETTLE_S, WINDOW_S, Connections
 
 STEP_S = 0.1
 MB = 1_000_000
@@ -44,6 +44,15 @@ def test_a_line_that_loses_packets_is_tried_with_four_times_as_many() -> None:
     seen, _ = course(lambda number: min(number * 0.35, 12.5) * MB, first=2, seconds=10)
     assert sorted(set(seen)) == [2, 8, MOST]
     assert seen[-1] == MOST
+    # What pays so clearly is not looked at for as long as what does not.
+    assert seen.index(8) * STEP_S < 0.8
+    assert (seen.index(MOST) - seen.index(8)) * STEP_S < 0.9 < SETTLE_S + WINDOW_S
+
+
+def test_a_trial_that_pays_a_little_is_looked_at_for_all_of_its_time() -> None:
+    seen, _ = course(lambda number: min(number * 1.0, 2.8) * MB, first=2, seconds=10)
+    tried = seen.index(8)
+    assert all(number == 8 for number in seen[tried : tried + int((SETTLE_S + WINDOW_S) / STEP_S)])
 
 
 def test_a_start_that_no_loss_had_reached_yet_is_not_what_a_trial_is_judged_by() -> None:
@@ -56,7 +65,7 @@ def test_a_start_that_no_loss_had_reached_yet_is_not_what_a_trial_is_judged_by()
 
     seen, _ = course(line, first=2, seconds=8)
     assert seen[-1] == MOST
-    assert seen.index(MOST) * STEP_S < 6
+    assert seen.index(MOST) * STEP_S < 4
 
 
 def test_a_trial_is_looked_at_again_only_when_its_connections_are_gone() -> None:

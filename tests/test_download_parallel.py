@@ -12,6 +12,7 @@ import pytest
 
 from branchfit.download import Event
 from branchfit.download.events import Finished, OnEvent, Paused, Progress, Queued, Resumed
+from branchfit.download.fetch import crew as crew_module
 from branchfit.download.lockfile import read_lock
 from branchfit.errors import DownloadError
 from downloads import MIB, World, a_world, contents, noise, sha256
@@ -150,4 +151,24 @@ def test_the_last_of_a_file_is_shared_out_to_connections_that_have_nothing_left(
     slow, *others = [one for one in world.fetches() if one.origin == "cdn"]
     assert slow.sent_bytes < 16 * MIB
     assert len({one.headers.get("range") for one in others}) == len(others)
+    assert world.of(Finished)[0].fetched_bytes == len(LARGE) + 2
+
+
+def test_connections_that_are_too_many_end_at_once_and_leave_their_ranges_to_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial is only known to have failed when its connections are gone, and each has seconds of its range to go."""
+    begun: list[float] = []
+
+    def sample(connections: object, now_s: float, *more: object) -> int:
+        begun.append(now_s)
+        return 8 if 0.3 < now_s - begun[0] < 1.5 or now_s - begun[0] > 2.7 else 1
+
+    monkeypatch.setattr(crew_module.Connections, "sample", sample)
+    world.server.slow_down(4 * MIB, "cdn GET")
+    world.pull()
+    assert contents(world.target) == FILES
+    seen = [event.connections for event in world.of(Progress)]
+    # Ranges of two seconds each: not all of the seven would have come to their end by themselves within 1.2 s.
+    assert 1 in seen[seen.index(8) : len(seen) - seen[::-1].index(8)]
     assert world.of(Finished)[0].fetched_bytes == len(LARGE) + 2

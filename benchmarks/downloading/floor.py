@@ -1,4 +1,4 @@
-"""What bounds every download, each alone; prints seconds, without the start of Python.
+"""What bounds every download, each alone; prints its seconds and its processor seconds, without the start of Python.
 
 python floor.py read ADDRESS...        bytes from the server into one buffer, and forgotten
 python floor.py write FILE BYTES       one stream to the disk, fsynced
@@ -49,6 +49,6 @@ def _noise() -> bytes:
 
 if __name__ == "__main__":
     work: dict[str, Callable[..., None]] = {"read": read, "write": write, "hash": hashed}
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     work[sys.argv[1]](*sys.argv[2:])
-    print(time.perf_counter() - started)
+    print(time.perf_counter() - started, time.process_time() - worked)

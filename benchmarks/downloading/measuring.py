@@ -40,11 +40,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Floor:
-    """The three things a verified download cannot do without, each alone, in seconds for the same bytes."""
+    """The three things a verified download cannot do without, each alone, in seconds for the same bytes; `cpu_s` is the
+    processor time of all three together, without the server's."""
 
     read_s: float
     write_s: float
     hash_s: float
+    cpu_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -103,23 +105,25 @@ def measure_floor(scene: Scene, folder: Path) -> Floor:
     addresses = [scene.address(path) for path in scene.data.sha256]
     total_bytes = sum(scene.data.sizes_bytes[path] for path in scene.data.sha256)
     _settle(scene, folder)
-    read_s = _floor("read", *addresses)
+    read_s, cpu_s = _floor("read", *addresses)
     if shutil.which("curl"):
         sinks = [part for address in addresses for part in ("-o", os.devnull, address)]
         started = time.perf_counter()
         subprocess.run(["curl", "-sfL", *sinks], check=True)
         read_s = min(read_s, time.perf_counter() - started)
-    write_s = _floor("write", str(folder / "written"), str(total_bytes))
+    write_s, write_cpu_s = _floor("write", str(folder / "written"), str(total_bytes))
     shutil.rmtree(folder)
-    return Floor(read_s, write_s, _floor("hash", str(total_bytes)))
+    hash_s, hash_cpu_s = _floor("hash", str(total_bytes))
+    return Floor(read_s, write_s, hash_s, cpu_s + write_cpu_s + hash_cpu_s)
 
 
-def _floor(*arguments: str) -> float:
+def _floor(*arguments: str) -> tuple[float, float]:
     script = str(Path(__file__).with_name("floor.py"))
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"floor.py {arguments[0]} failed: {done.stderr.strip()[-400:]}")
-    return float(done.stdout)
+    seconds, cpu_s = map(float, done.stdout.split())
+    return seconds, cpu_s
 
 
 def _settle(scene: Scene, folder: Path) -> None:

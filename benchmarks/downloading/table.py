@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -144,7 +145,12 @@ def _floor_line(results: Results) -> str:
     )
     which = [floor.which for floor in results.floors]
     most = ", ".join(f"{name} in {which.count(name)} of {len(which)} rounds" for name in sorted(set(which)))
-    return f"The floor is the slowest of three, medians: {'; '.join(parts)}. It was {most}."
+    cpu_s, cores = statistics.median([floor.cpu_s for floor in results.floors]), os.cpu_count() or 1
+    return (
+        f"The floor is the slowest of three, medians: {'; '.join(parts)}. It was {most}. Each has the machine "
+        f"to itself; together they take {cpu_s:.1f} processor seconds, which is {cpu_s / cores:.2f} s on {cores} cores "
+        f"at the least, and the server takes of them, too."
+    )
 
 
 def _failures(results: Results, name: str) -> tuple[int, str]:

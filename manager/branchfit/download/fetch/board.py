@@ -34,6 +34,11 @@ HELP_S = 1.0
 """A range that its own connection brings in less than that is left to it: to ask for half of it takes a round trip, and
 what is under way to the other is lost."""
 
+LAST_BYTES = 2**15, 2**20
+LAST_S = 0.25
+"""The very last of a file, ranges of between so many bytes, is helped sooner: a packet that is lost at the end of a
+range is missed for a fifth of a second, and of so little hardly anything is under way."""
+
 POLL_S = 0.2
 """How long a connection without work waits before it looks again, told or not."""
 
@@ -148,9 +153,10 @@ class Board:
 
     def _help(self, hand: Hand) -> Work | None:
         """Half of what another hand has left: the last of a file must not hang on its slowest connection."""
-        for one in self._open:
-            if one.hands and not one.finishing and not one.growing.whole_answers:
-                half = one.growing.part.split(2 * _least_bytes(hand), HELP_S)
+        shared = [one for one in self._open if one.hands and not one.finishing and not one.growing.whole_answers]
+        for least_bytes, most_bytes, least_s in ((2 * _least_bytes(hand), None, HELP_S), (*LAST_BYTES, LAST_S)):
+            for one in shared:
+                half = one.growing.part.split(least_bytes, least_s, most_bytes)
                 if half is not None:
                     one.hands += 1
                     return Work(fetch=(one.growing, half))

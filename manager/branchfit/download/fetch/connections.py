@@ -18,8 +18,12 @@ WINDOW_S = 0.6
 """So long a rate is measured: a few times what a Wi-Fi access point makes one wait."""
 
 EAGER = 0.5
-"""The first window is shortened to this share: what it mistakes costs a trial, and what it finds has been missed for so
-much less. The trial itself is judged at leisure, since it runs."""
+"""To this share the first wait and window are shortened, and those after a trial that failed: what they mistake costs a
+trial, and what they find has been missed for so much less."""
+
+CLEAR = 0.5
+"""A trial that brought this share of what as many more connections could at most is kept after `EAGER` of its time: the
+rest of it would be missed by the next one."""
 
 WORTH = 0.2
 """A trial is kept where it brought this share of what as many more connections could at most: over a window a noisy
@@ -73,12 +77,16 @@ class Connections:
             self._window = _Window(now_s, done_bytes, waited_s)
             return self.target
         elapsed_s = now_s - window.from_s
-        if elapsed_s < WINDOW_S * self._pace:
+        rate = (done_bytes - window.bytes_) / elapsed_s if elapsed_s else 0.0
+        if elapsed_s < WINDOW_S * (EAGER if self._clear(rate) else self._pace):
             return self.target
-        rate = (done_bytes - window.bytes_) / elapsed_s
         idle_share = (waited_s - window.waited_s) / elapsed_s / self.target
         self._decide(now_s, rate, idle_share)
         return self.target
+
+    def _clear(self, rate: float) -> bool:
+        """Whether a trial is under way that need not be looked at for longer."""
+        return self._base is not None and _worth(rate / self._base[1], self.target / self._base[0], CLEAR)
 
     def refused(self, now_s: float) -> int:
         """The server wants fewer (429, 503): half as many, and no trial for a while."""
@@ -94,13 +102,13 @@ class Connections:
             self._base = None
             if not _worth(rate / base_rate, self.target / before):
                 self._undone = (self.target, rate)
-                self.target = before
+                self.target, self._pace = before, EAGER
                 self._hold(now_s)
                 return
             self._failed = 0
         elif self._undone is not None:
             tried, its_rate = self._undone
-            self._undone = None
+            self._undone, self._pace = None, 1.0
             if rate > 0 and _worth(its_rate / rate, tried / self.target):
                 # What it was compared with was TCP's slow start, which no loss had reached yet.
                 self.target = tried
@@ -120,9 +128,10 @@ class Connections:
         self._window = self._settled(now_s)
 
     def _settled(self, now_s: float) -> _Window:
-        return _Window(now_s + SETTLE_S)
+        return _Window(now_s + SETTLE_S * self._pace)
 
 
-def _worth(gain: float, times: float) -> bool:
-    """Whether `times` as many connections are to be kept that are `gain` times as fast."""
-    return gain >= min(WORTH_MOST, 1 + WORTH * (times - 1))
+def _worth(gain: float, times: float, share: float | None = None) -> bool:
+    """Whether `times` as many connections are to be kept that are `gain` times as fast; with `share`, whether that
+    share of the most they could bring has come."""
+    return gain >= (min(WORTH_MOST, 1 + WORTH * (times - 1)) if share is None else 1 + share * (times - 1))

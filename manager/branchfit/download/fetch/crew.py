@@ -136,6 +136,7 @@ class Crew:
                     finally:
                         board.opened(opened)
                 elif work.fetch is not None:
+                    hand.dismissed = False  # it came to an end by itself before it saw that
                     growing, claim = work.fetch
                     try:
                         transfer.fetch(growing, claim, hand)
@@ -148,6 +149,7 @@ class Crew:
                     finally:
                         board.finished(work.finish, done)
         finally:
+            hand.working = False
             board.left()
 
     def _take(self) -> BaseException | None:
@@ -179,7 +181,9 @@ class Crew:
         elif board.files and not held:
             fetched_bytes = sum(hand.fetched_bytes for hand in counted)
             waited_s = sum(hand.waited_s for hand in counted)
-            board.hands = connections.sample(now, fetched_bytes, waited_s, board.living)
+            before, board.hands = board.hands, connections.sample(now, fetched_bytes, waited_s, board.living)
+            if board.hands < before:
+                _dismiss(counted, board.living - board.hands)
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, (FileStarted, Progress)):
@@ -196,6 +200,13 @@ class Crew:
                 connections=self._running,
             )
         self._on_event(event)
+
+
+def _dismiss(hands: Sequence[Hand], number: int) -> None:
+    """End so many of them, the slowest: what they were to bring is the others', whose rate shows only without them."""
+    working = sorted((hand for hand in hands if hand.working), key=lambda hand: hand.bytes_per_s)
+    for hand in working[: max(0, number)]:
+        hand.dismissed = True
 
 
 def _bring_all(files: deque[LockedFile], transfer: Transfer, hand: Hand) -> None:

@@ -151,15 +151,16 @@ class Part:
                 self._claims.append(found[-1])
         return found
 
-    def split(self, least_bytes: int, least_s: float = 0.0) -> Claim | None:
-        """Half of what is left of the claim that would take longest, or has most left; None where none has so much, or
-        would take so long.
+    def split(self, least_bytes: int, least_s: float = 0.0, most_bytes: int | None = None) -> Claim | None:
+        """Half of what is left of the claim that would take longest, or has most left; None where none has between so
+        many bytes left, or would take so long.
 
         Its connection ends where the half begins, and what is on its way to it by then is lost.
         """
         now_s = time.monotonic()
         with self._mutex:
-            worth = [claim for claim in self._claims if claim.left_bytes >= least_bytes]
+            most = self.file.size_bytes if most_bytes is None else most_bytes
+            worth = [claim for claim in self._claims if least_bytes <= claim.left_bytes <= most]
             longest = max(worth, key=lambda claim: (round(claim.left_s(now_s), 1), claim.left_bytes), default=None)
             if longest is None or longest.left_s(now_s) < least_s:
                 return None

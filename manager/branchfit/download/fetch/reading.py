@@ -38,6 +38,7 @@ class Hand:
     """One connection's thread, as the crew counts it: bytes fetched, seconds waited for the line, its latest rate.
 
     `refused` is set when the server wants fewer of them; `counted` are those whose number is decided by their rate.
+    `dismissed` is set for one that is to end at its next chunk, since there are too many; `working` until it left.
     """
 
     fetched_bytes: int = 0
@@ -45,6 +46,8 @@ class Hand:
     bytes_per_s: float = 0.0
     refused: bool = False
     counted: bool = True
+    dismissed: bool = False
+    working: bool = True
 
 
 @dataclass
@@ -98,7 +101,7 @@ class Reader:
         self._limit = limit
 
     def read(self, growing: Growing, claim: Claim, hand: Hand) -> None:
-        """One stream, from where the claim is to where it or the answer ends."""
+        """One stream, from where the claim is to where it or the answer ends, or the hand is dismissed."""
         self._check()
         part, file = growing.part, growing.file
         began, start, asked_stop = time.monotonic(), claim.at, claim.stop
@@ -123,6 +126,8 @@ class Reader:
                     self._told(growing, hand, written)
                     if written < len(chunk) or (claim.at >= claim.stop and claim.stop < asked_stop):
                         break  # another connection took the rest over
+                    if hand.dismissed:
+                        break
         finally:
             hand.bytes_per_s = (claim.at - start) / max(1e-6, time.monotonic() - began)
 

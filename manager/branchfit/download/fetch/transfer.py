@@ -101,7 +101,8 @@ class Transfer:
         return Growing(part, pace=Pace(file.size_bytes))
 
     def fetch(self, growing: Growing, claim: Claim, hand: Hand) -> None:
-        """Fetch a range, over as many streams as that takes; the claim is released in any case."""
+        """Fetch a range, over as many streams as that takes, or until the hand is dismissed; the claim is released in
+        any case."""
         part, failures = growing.part, 0
         try:
             with self._disk(part.file):
@@ -112,7 +113,7 @@ class Transfer:
                     try:
                         self._reader.read(growing, claim, hand)
                         reason = f"the answer ended {claim.stop - claim.at:,} bytes early"
-                        if claim.at >= claim.stop:
+                        if claim.at >= claim.stop or hand.dismissed:
                             break
                     except Held:
                         self._wait_while_held()
