@@ -110,7 +110,7 @@ def test_a_reply_takes_a_cache_and_no_prompts_activations() -> None:
     now, prompt = happened(replace(load(), prompt_tokens=100, read_tokens=2100)), terms(SEVEN, TRITON, 100)
     whole = terms(SEVEN, TRITON, 2100)
     assert now is not None and prompt is not None and whole is not None
-    assert now.prefill_bytes == prompt.prefill_bytes
+    assert now.prefill_bytes == prompt.prefill_bytes - prompt.unseen_bytes
     assert now.kv_layer_bytes == whole.kv_layer_bytes
 
 
@@ -188,6 +188,19 @@ def test_a_load_is_compared_with_what_is_predicted_for_its_host(runtime: str, to
     assert differences(there) == (0,)
     assert there.cards[0].peak_bytes > plain.cards[0].peak_bytes
     assert differences(replace(there, cards=plain.cards)) != (0,)
+
+
+def test_what_no_count_of_allocations_shows_is_not_taken_for_too_much() -> None:
+    """Expandable segments' holes are needed and cannot be seen: loads without them must not talk the need down."""
+    record = load()
+    told = terms(record.variant, TRITON, record.prompt_tokens)
+    made = happened(record)
+    assert told is not None and made is not None and told.unseen_bytes > 20 * MIB
+    assert made.prefill_bytes == told.prefill_bytes - told.unseen_bytes
+    assert differences(record) == (0,)
+    apart = load(expandable=False)
+    reserved, whole = happened(apart), terms(record.variant, TRITON, record.prompt_tokens, expandable=False)
+    assert reserved is not None and whole is not None and reserved.prefill_bytes == whole.prefill_bytes
 
 
 def test_a_version_that_nobody_measured_has_its_own_error() -> None:

@@ -122,22 +122,41 @@ def test_what_the_allocator_only_keeps_is_not_needed_but_the_gaps_of_a_load_are(
     assert compared(gaps)[0].error_bytes == -40 * MIB and parts(compared(gaps)[0]).after_load == -40 * MIB
 
 
-def test_a_load_that_died_above_what_counts_as_measured_is_out_of_the_target(tmp_path: Path) -> None:
+def test_what_limits_say_of_a_load_is_what_its_prediction_is_judged_by(tmp_path: Path) -> None:
     of = {"runtime": "gptqmodel:triton", "context": 8192}
-    case, died = a_case(**of), a_limit(0, "died", **of)
-    died["allowed_bytes"] = case["prefill"]["peak_allocated"] + 149 * MIB
+    case, died, ran = a_case(**of), a_limit(0, "died", **of), a_limit(0, "ran", **of)
+    (alone,) = compared(case)
+    assert (alone.error_bytes, alone.off_bytes) == (0, 0)
+    allocated = case["prefill"]["peak_allocated"]
+    died["allowed_bytes"] = allocated + 149 * MIB
     (found,) = compared(case, died)
-    assert found.needs_more and found.in_target  # by what is known
+    assert found.needs_more and found.off_bytes == 149 * MIB and found.in_target
     died["allowed_bytes"] += 2 * MIB
     (found,) = compared(case, died)
-    assert found.error_bytes == 0 and not found.in_target
+    assert found.error_bytes == 0 and found.off_bytes == 151 * MIB and not found.in_target
+    assert found.covered  # by the stated error, which has a quarter of a hidden state in it
     text = made_page(tmp_path, case, died, a_case(runtime="gptqmodel:triton", context=16384))
     assert row(text, "gptqmodel:triton")[6] == "**1 of 2**"
-    assert "they died though allowed 151 MiB more than that, and 151 MiB more than predicted" in text
-    assert "0 of these loads ran with at most 0 MiB more; the other 1 were not tried" in text
+    assert "died of 151 MiB more than what counts as measured. Predicted are 0 MiB more." in text
     root = ElementTree.parse(tmp_path / "images" / "memory-error-light.svg").getroot()
     lines = [one for one in root if one.tag.endswith("path") and one.get("stroke-width") == "2.5"]
     assert len(lines) == 2  # the case and the legend
+    # Above: what it took is the most that it can have needed, and less is, that it ran with.
+    much = a_case(less_mib=200, **of)
+    much["prefill"]["peak_reserved"] = much["prefill"]["peak_allocated"] + 60 * MIB
+    (found,) = compared(much)
+    assert (found.error_bytes, found.off_bytes) == (200 * MIB, 140 * MIB) and found.in_target
+    ran["allowed_bytes"] = much["prefill"]["peak_allocated"] + 40 * MIB
+    (found,) = compared(much, ran)
+    assert found.off_bytes == 160 * MIB and not found.in_target
+
+
+def test_loads_of_which_only_the_least_is_known_are_named(tmp_path: Path) -> None:
+    known, kept = (a_case(runtime="gptqmodel:triton", context=context) for context in (8192, 16384))
+    kept["prefill"]["peak_reserved"] += 5 * GIB
+    text = made_page(tmp_path, known, kept)
+    assert "Of 1 of these 2 loads the two are at most 300 MiB apart." in text
+    assert "Of 1 the most is not known so well" in text and "0 to 0 MiB above the least: gptqmodel:triton" in text
 
 
 def test_a_later_success_replaces_an_earlier_one_and_a_failure_replaces_none() -> None:

@@ -200,14 +200,14 @@ def test_of_as_many_tokens_the_most_exact_cache_is_taken() -> None:
 
 
 def test_what_only_another_runtime_of_the_branch_can_do_is_offered_too() -> None:
-    """At 1024 tokens gptqmodel:triton is nearest, and has no smaller cache."""
+    """At 512 tokens gptqmodel:triton is nearest, and has no smaller cache."""
     both = ("gptqmodel:triton", "exllamav2")
-    short = nothing_fits(card(0, 7 * GIB), runtimes=both, context=1024)
+    short = nothing_fits(card(0, 7 * GIB), runtimes=both, context=512)
     assert short.assessments[0].runtime == "gptqmodel:triton"
     assert f"GiB, not enough alone; on exllamav2; {CACHE_PLACE})" in short.reason
-    fitting = nothing_fits(card(0, needed("q4", 1024)), runtimes=both, context=1024)
+    fitting = nothing_fits(card(0, needed("q4", 512)), runtimes=both, context=512)
     assert fitting.assessments[0].runtime == "gptqmodel:triton"
-    assert f"With a q4 cache ({CACHE_PLACE}), 1024 tokens fit (exllamav2)." in fitting.reason
+    assert f"With a q4 cache ({CACHE_PLACE}), 512 tokens fit (exllamav2)." in fitting.reason
 
 
 def test_where_nothing_is_enough_it_says_how_much_is_short_with_all_of_it() -> None:

@@ -192,6 +192,12 @@ def measured_bytes(record: Record) -> int:
     return int(record["context_bytes"] + held)
 
 
+def taken_bytes(record: Record) -> int:
+    """What a load took where nothing limited it: it cannot have needed more."""
+    stages = [record[name] for name in ("load", "prefill", "decode")]
+    return int(record["context_bytes"] + max(stage["peak_reserved"] for stage in stages))
+
+
 def variant_of(record: Record) -> Variant:
     """What was loaded, as branchfit knows it from its files before a download."""
     shape, recipe = SHAPES[record["shape"]], RECIPES[record["branch"]]

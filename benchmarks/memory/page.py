@@ -68,7 +68,7 @@ def page(paths: Iterable[Path], images: Path) -> str:
     shown = [*pictures(cases, said, images)] if cases else []
     blocks = [
         ["# Memory: predicted and measured", _introduction(cases), prose(READING), prose(TARGET)],
-        errors(usual, [trial for trial in tried if "cuda_first" not in trial.record["switches"]]),
+        errors(usual),
         shown[:2],
         confusion(tried),
         cuda_first(first),

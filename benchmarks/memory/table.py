@@ -15,7 +15,7 @@ from branchfit.memory import Need, Terms, fits, place, terms
 from branchfit.units import MIB
 from branchfit.variants import Variant
 
-from .cases import Record, measured_bytes, options_of
+from .cases import Record, expandable, measured_bytes, options_of, taken_bytes
 
 VariantOf = Callable[[Record], Variant]
 
@@ -39,7 +39,8 @@ class Case:
     """One measured case and its prediction. Errors are predicted less measured: positive is too much, in bytes.
 
     `fitted` is whether a constant of the model was taken from it; the others judge the model. `died_at_bytes` is the
-    most, CUDA context included, that this load was allowed and died of; 0 where it never died.
+    most, CUDA context included, that this load was allowed and died of, 0 where it never died; `ran_at_bytes` the least
+    that it was allowed and ran with, or took where nothing was said.
     """
 
     record: Record
@@ -47,6 +48,7 @@ class Case:
     need: Need
     fitted: bool
     died_at_bytes: int = 0
+    ran_at_bytes: int | None = None
 
     @property
     def runtime(self) -> str:
@@ -76,9 +78,31 @@ class Case:
         return self.died_at_bytes >= self.measured_bytes
 
     @property
+    def known_bytes(self) -> tuple[int, int]:
+        """The least that the load can have needed, and the most.
+
+        With expandable segments what was allocated is the least, or what it died of; the most is what it took where
+        nothing was said, or ran with. Else both are what was measured.
+        """
+        least = max(self.measured_bytes, self.died_at_bytes)
+        if not expandable(self.record) or self.ran_at_bytes is None:
+            return least, least
+        return least, max(least, self.ran_at_bytes)
+
+    @property
+    def off_bytes(self) -> int:
+        """How far the need is, at the least, from what can be right; 0 within what is known."""
+        least, most = self.known_bytes
+        return max(least - self.need.total_bytes, self.need.total_bytes - most, 0)
+
+    @property
     def in_target(self) -> bool:
-        target = max(ERROR_SHARE * self.measured_bytes, ERROR_BYTES)
-        return abs(self.error_bytes) <= target and self.died_at_bytes - self.need.total_bytes <= target
+        return self.off_bytes <= max(ERROR_SHARE * self.measured_bytes, ERROR_BYTES)
+
+    @property
+    def covered(self) -> bool:
+        """Whether it is within the stated error."""
+        return self.off_bytes <= self.need.error_bytes
 
 
 @dataclass(frozen=True)
@@ -188,16 +212,21 @@ def measured(records: Iterable[Record]) -> list[Record]:
 def compare(records: Sequence[Record], variant_of: VariantOf, fitted: Callable[[Record], bool]) -> list[Case]:
     """What was measured beside what was predicted of it; without what is not predicted."""
     died: dict[tuple[str, ...], int] = {}
+    ran: dict[tuple[str, ...], int] = {}
     for trial in trials(records, variant_of):
-        if not trial.ran:
-            key = key_of(trial.record)
+        key = key_of(trial.record)
+        if trial.ran:
+            ran[key] = min(ran.get(key, trial.limit_bytes), trial.limit_bytes)
+        else:
             died[key] = max(died.get(key, 0), trial.limit_bytes)
     found = []
     for record in measured(records):
         if not unpredicted(record):
             made = predicted(record, variant_of(record))
             need = place(made, [LARGE_ENOUGH_BYTES])
-            found.append(Case(record, made, need, fitted(record), died.get(key_of(record), 0)))
+            key = key_of(record)
+            ran_at = min(ran.get(key, LARGE_ENOUGH_BYTES), taken_bytes(record))
+            found.append(Case(record, made, need, fitted(record), died.get(key, 0), ran_at))
     return found
 
 
@@ -245,7 +274,8 @@ def summary(errors: Sequence[tuple[int, int, int]]) -> Summary:
 
 def summed(cases: Sequence[Case]) -> Summary:
     found = summary([(case.need.total_bytes, case.need.error_bytes, case.measured_bytes) for case in cases])
-    return replace(found, in_target=sum(case.in_target for case in cases))
+    in_target, covered = (sum(each) for each in zip(*((case.in_target, case.covered) for case in cases), strict=True))
+    return replace(found, in_target=in_target, covered=covered)
 
 
 def trials(records: Iterable[Record], variant_of: VariantOf) -> list[Trial]:

@@ -98,13 +98,14 @@ def corrected(terms: Terms, correction: Correction | None) -> Terms:
 
 
 def happened(record: Record) -> Terms | None:
-    """The terms of what a load really read; None where its size is not known."""
+    """The terms of what a load really read, as it is measured; None where its size is not known."""
     whole = record.runtime in ALLOCATED_WHOLE
     made = _terms(record, record.context_tokens if whole else max(record.read_tokens, 1))
     prompt = _terms(record, max(record.prompt_tokens, 1))
     if made is None or prompt is None:
         return None
-    made = replace(made, prefill_bytes=prompt.prefill_bytes, error_bytes=prompt.error_bytes)
+    seen_bytes = prompt.prefill_bytes - prompt.unseen_bytes
+    made = replace(made, prefill_bytes=seen_bytes, error_bytes=prompt.error_bytes, unseen_bytes=0)
     return made if whole else replace(made, fixed_bytes=prompt.fixed_bytes)
 
 
