@@ -199,6 +199,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keep files and the hf_transfer environment here for the next run")
     parser.add_argument("--out", type=Path, help="write the page here too")
     parser.add_argument("--no-hf-transfer", action="store_true", help="install nothing")
+    parser.add_argument("--only", help="clients whose names begin so (branchfit,aria2c): many rounds of a slow line")
     parser.add_argument("--quick", action="store_true", help="a smoke test: 0.2 GB, 300 small files, one round")
     if "--quick" in sys.argv:
         parser.set_defaults(gb=0.2, small=300, shaped_mb=8.0, rounds=1)
@@ -250,7 +251,9 @@ def main() -> None:
             )
         for name in ("run", "server"):
             stack.callback(shutil.rmtree, work / name, ignore_errors=True)
-        clients, missing = known(work, not given.no_hf_transfer)
+        clients, missing = known(work, not (given.no_hf_transfer or given.only))
+        if given.only:
+            clients = [client for client in clients if client.name.startswith(tuple(given.only.split(",")))]
         all_results = []
         for results in lines(given, work, missing, clients):
             all_results.append(results)

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 MAX_POOLED = 64
-"""Connections kept for the next request to a host: more than a download ever opens (`crew.MAX_HANDS`)."""
+"""Connections kept for the next request to a host: more than a download ever opens (`connections.MOST`, and those for
+small files)."""
 
 HEADER_BUFFER_BYTES = io.DEFAULT_BUFFER_SIZE
 """What http.client reads headers through (`sock.makefile("rb")`)."""

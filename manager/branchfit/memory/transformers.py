@@ -19,9 +19,9 @@ GAPS = (0.55, 0.65)
 layers' activations have left, and the rests are of no use: 0.06 to 1.17 of the KV cache's bytes, measured over 67
 loads. The middle, and what it may be off either way. gptqmodel asks for expandable segments when it is imported, which
 counts where nobody has used CUDA before; Windows has none. How much it is can hardly be told before: followed
-allocation by allocation on traces of the models' forward passes, torch's rules come to what was measured within some
-MiB after the prompt mostly, and up to 1 GB beside it after 64 tokens, since it depends on which of two blocks of one
-size has the lower address."""
+allocation by allocation on traces of the models' forward passes, torch's rules come to what was measured within 4 MiB
+after most prompts, and up to 0.7 GB beside it after others, since it depends on which of two blocks of one size has the
+lower address (docs/memory-gaps.md)."""
 
 PAGE_BYTES = 20 * MIB
 """Expandable segments grow by pages of this size (torch's kLargeBuffer), and the last is hardly ever full."""
@@ -57,17 +57,18 @@ def _activations(weights: Weights, tokens: int, dequant_bytes: float) -> int:
     return max(product, dequantised, attention + int(dequant_bytes * weights.largest_linear)) + positions
 
 
-def _gaps(weights: Weights, tokens: int, kv_layer: int, expandable: bool) -> tuple[int, int]:
+def allocator_gaps(weights: Weights, tokens: int, kv_layer: int, expandable: bool) -> tuple[int, int]:
     """What torch's allocator cannot use of what it holds, and what that may be off either way, in bytes.
 
     With expandable segments: the rest of a page, and about one hidden state of the prompt. That is what torch's rules
     come to where they are followed, allocation by allocation, under a limit that just suffices
-    (`benchmarks/memory_gaps.py`, over traces of transformers' own forward passes: 22 to 278 MiB). Mistral-7B, for which
-    they come to 236 MiB at 32768 tokens, died there with 150 and took 360 where there was room.
+    (`benchmarks/memory_gaps.py`, docs/memory-gaps.md: 24 to 416 MiB in 50 loads, at most 268 from this).
+    Mistral-7B, for which they come to some 200 MiB at 32768 tokens, died there with 150 and took 358 where there was
+    room.
     """
     if expandable:
         state = 2 * weights.shape.hidden * tokens
-        return PAGE_BYTES + state, state // 4
+        return PAGE_BYTES + state, state
     return int(GAPS[0] * kv_layer * weights.shape.layers), int(GAPS[1] * kv_layer * weights.shape.layers)
 
 
@@ -92,7 +93,7 @@ def _terms(
     kv_layer = weights.kv_layer_bytes(context_tokens, 4.0 * wide)
     activations = _activations(weights, context_tokens * wide, 0.0)
     with_dequantised = _activations(weights, context_tokens * wide, dequant_bytes)
-    gaps, gaps_error = _gaps(weights, context_tokens, kv_layer, expandable) if not cpu else (0, 0)
+    gaps, gaps_error = allocator_gaps(weights, context_tokens, kv_layer, expandable) if not cpu else (0, 0)
     unmeasured = shape.experts or shape.model_type not in MEASURED_TYPES or not error_of(runtime).versions
     return Terms(
         runtime=runtime,
