@@ -96,20 +96,36 @@ def test_a_range_that_is_nearly_here_by_its_own_pace_is_left_to_its_connection(s
         assert part.split(256 * 1024, 100.0) is None
 
 
-def test_the_very_last_is_helped_sooner_but_neither_long_ranges_nor_what_comes_at_once(staging: Staging) -> None:
-    board, growing = opened(staging, 5 * MIB)
+def test_the_very_last_is_helped_where_it_hangs_but_neither_long_ranges_nor_what_comes_at_once(
+    staging: Staging,
+) -> None:
+    board, growing = opened(staging, 6 * MIB)
     with growing.part as part:
-        long, stuck, quick = (part.claim(size) for size in (3 * MIB, MIB, MIB))
-        assert long is not None and stuck is not None and quick is not None
+        long, stuck, quick, unanswered = (part.claim(size) for size in (3 * MIB, MIB, MIB, MIB))
+        assert long is not None and stuck is not None and quick is not None and unanswered is not None
         now_s = time.monotonic()
         for claim, elapsed_s, left_bytes in ((long, 1.0, 1_200_000), (stuck, 1.0, 300_000), (quick, 0.1, 300_000)):
             part.write(claim, bytes(claim.left_bytes - left_bytes))
-            claim.began_s = now_s - elapsed_s
-        board._open[0].hands = 3
+            claim.began_s, claim.first_s = now_s - elapsed_s - 0.05, now_s - elapsed_s
+        unanswered.began_s = now_s - 0.9  # a server far away: another request would wait as long
+        board._open[0].hands = 4
         before = stuck.stop
         assert asked_bytes(board, 350_000.0) == 150_000
         assert stuck.stop == before - 150_000
         assert part.split(LAST_BYTES[0], LAST_S, LAST_BYTES[1]) is None  # 150,000 bytes are a fifth of a second now
+
+
+def test_what_hangs_no_longer_than_another_request_would_wait_is_left_alone(staging: Staging) -> None:
+    _, growing = opened(staging, MIB)
+    with growing.part as part:
+        claim = part.claim(MIB)
+        assert claim is not None
+        part.write(claim, bytes(MIB - 300_000))
+        now_s = time.monotonic()
+        claim.began_s, claim.first_s = now_s - 1.6, now_s - 1.0
+        assert claim.hangs_s(now_s) < 0
+        claim.began_s = now_s - 1.05
+        assert LAST_S < claim.hangs_s(now_s) < 0.4
 
 
 def test_a_range_of_which_nothing_came_is_halved_once_it_has_been_waited_for(staging: Staging) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from branchfit.download import Event
 from branchfit.download.events import Finished, OnEvent, Paused, Progress, Queued, Resumed
 from branchfit.download.fetch import crew as crew_module
-from branchfit.download.lockfile import read_lock
-from branchfit.errors import DownloadError
+from branchfit.download.fetch.limit import Limit
+from branchfit.download.fetch.part import Part
+from branchfit.download.fetch.reading import Growing, Hand
+from branchfit.download.fetch.transfer import Transfer
+from branchfit.download.lockfile import LockedFile, read_lock
+from branchfit.download.staging import Staging
+from branchfit.errors import DownloadError, HubUnreachable
+from branchfit.hub import Hub
+from branchfit.hub.body import Body
 from downloads import MIB, World, a_world, contents, noise, sha256
 
 LARGE = noise(80 * MIB, seed=9)
@@ -158,17 +167,53 @@ def test_connections_that_are_too_many_end_at_once_and_leave_their_ranges_to_the
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trial is only known to have failed when its connections are gone, and each has seconds of its range to go."""
+    content = noise(32 * MIB, seed=10)
+    world.serve({**FILES, "model.safetensors": content})
     begun: list[float] = []
+    fewer: list[int] = []
 
     def sample(connections: object, now_s: float, *more: object) -> int:
         begun.append(now_s)
-        return 8 if 0.3 < now_s - begun[0] < 1.5 or now_s - begun[0] > 2.7 else 1
+        return 8 if 0.2 < now_s - begun[0] < 1.0 or now_s - begun[0] > 1.8 else 1
+
+    def told(event: Event) -> None:
+        if isinstance(event, Progress) and 1.0 < time.monotonic() - begun[0] < 1.8:
+            fewer.append(event.connections)
 
     monkeypatch.setattr(crew_module.Connections, "sample", sample)
-    world.server.slow_down(4 * MIB, "cdn GET")
-    world.pull()
-    assert contents(world.target) == FILES
-    seen = [event.connections for event in world.of(Progress)]
-    # Ranges of two seconds each: not all of the seven would have come to their end by themselves within 1.2 s.
-    assert 1 in seen[seen.index(8) : len(seen) - seen[::-1].index(8)]
-    assert world.of(Finished)[0].fetched_bytes == len(LARGE) + 2
+    world.server.slow_down(MIB, "cdn GET")
+    world.pull(on_event=told)
+    assert contents(world.target)["model.safetensors"] == content
+    # Each begins a range of two seconds some tenths of a second after it was hired.
+    assert fewer and min(fewer) == 1
+
+
+class Failing(Hub):
+    """A Hub whose files cannot be had, and a hand that is dismissed while it finds that out."""
+
+    hand = Hand()
+    asked = 0
+
+    @contextmanager
+    def open(self, *arguments: Any, **options: Any) -> Iterator[Body]:
+        self.asked += 1
+        self.hand.dismissed = True
+        raise HubUnreachable("http://127.0.0.1:9", "the connection was refused")
+        yield
+
+
+def test_a_dismissed_connection_that_fails_neither_waits_nor_ends_the_download(tmp_path: Path) -> None:
+    hub, told = Failing("http://127.0.0.1:9", cache_dir=tmp_path), []
+    staging = Staging(tmp_path / "staging", tmp_path / "models" / "m")
+    staging.parts.mkdir(parents=True)
+    file = LockedFile("model.safetensors", MIB, "0" * 64, None)
+    never = threading.Event()
+    transfer = Transfer(
+        hub, "o/r", "0" * 40, staging, sources={}, tell=told.append, stop=never, hold=never,
+        limit=Limit(None, never), retry_waits_s=(),
+    )  # fmt: skip
+    with Part(staging, staging.part(file), file) as part:
+        claim = part.claim(MIB)
+        assert claim is not None
+        transfer.fetch(Growing(part), claim, hub.hand)
+        assert (hub.asked, part.unclaimed_bytes(), told) == (1, MIB, [])

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from branchfit.demo.server import LoopbackHub
-from branchfit.errors import BranchNotFound
+from branchfit.errors import BranchNotFound, HubUnreachable
 from branchfit.hub import BranchState, Hub
 from branchfit.hub.branches import FIRST_RANGE_BYTES
+from branchfit.hub.http import TRIES
 from hub_samples import REPO, SIX, quantised, safetensors
 
 CDN = "cdn"
@@ -205,14 +206,36 @@ def test_what_was_said_of_another_commit_before_the_branch_s_was_known_is_asked_
     assert branch.quantize_config is not None and branch.quantize_config["bits"] == 4
 
 
-@pytest.mark.parametrize("status", [404, 500])
-def test_what_failed_before_the_branch_s_commit_was_known_is_asked_again(
-    loopback_hub: LoopbackHub, status: int
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_config_of_another_commit_than_the_list_s_is_not_taken_nor_kept(
+    loopback_hub: LoopbackHub, listed: bool
 ) -> None:
+    """The branch moves between two answers, or a proxy keeps one for longer than the other."""
+    here = quantised(4, 128)
+    mine = here if listed else {name: content for name, content in here.items() if name != "quantize_config.json"}
+    loopback_hub.add_repo(REPO, {"main": mine, "other": quantised(3, 32)})
+    elsewhere = {"Location": f"/{REPO}/resolve/other/quantize_config.json"}
+    loopback_hub.fail_next(307, elsewhere, matching="resolve/main/quantize_config.json", times=None)
+    for _ in range(2):  # asked, and remembered
+        (branch,) = Hub(loopback_hub.endpoint).repo_state(REPO, "main", headers=False).branches
+        assert branch.problems == ()
+        assert (branch.quantize_config or {}).get("bits") == (4 if listed else None)
+
+
+def test_a_name_that_the_hub_does_not_know_yet_is_asked_for_by_its_commit(loopback_hub: LoopbackHub) -> None:
     loopback_hub.add_repo(REPO, {"main": quantised(4, 128)})
-    loopback_hub.fail_next(status, matching="revision/main", times=None)
+    unknown = {"X-Error-Code": "RevisionNotFound"}
+    loopback_hub.fail_next(404, unknown, matching="revision/main", times=None)
     (branch,) = Hub(loopback_hub.endpoint).repo_state(REPO, "main", headers=False).branches
     assert branch.files and branch.quantize_config and not branch.problems
+
+
+def test_what_failed_by_its_name_is_not_tried_all_over_by_its_commit(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.add_repo(REPO, {"main": quantised(4, 128)})
+    loopback_hub.fail_next(500, matching="api/models/.*/revision/", times=None)
+    with pytest.raises(HubUnreachable):
+        Hub(loopback_hub.endpoint).repo_state(REPO, "main", headers=False)
+    assert sum("/revision/" in request.path for request in loopback_hub.requests) == TRIES
 
 
 def test_branches_at_the_same_commit_are_read_once(loopback_hub: LoopbackHub) -> None:

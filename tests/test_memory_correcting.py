@@ -198,9 +198,17 @@ def test_what_no_count_of_allocations_shows_is_not_taken_for_too_much() -> None:
     assert told is not None and made is not None and told.unseen_bytes > 20 * MIB
     assert made.prefill_bytes == told.prefill_bytes - told.unseen_bytes
     assert differences(record) == (0,)
+    assert made.error_bytes == told.error_bytes - told.unseen_error_bytes < told.error_bytes
     apart = load(expandable=False)
     reserved, whole = happened(apart), terms(record.variant, TRITON, record.prompt_tokens, expandable=False)
     assert reserved is not None and whole is not None and reserved.prefill_bytes == whole.prefill_bytes
+
+
+def test_loads_narrow_no_error_of_what_they_cannot_show() -> None:
+    long = terms(SEVEN, TRITON, 32768)
+    learned_of = learned(*(load(read=32768) for _ in range(3)))
+    assert long is not None and learned_of is not None and long.unseen_error_bytes > 200 * MIB
+    assert corrected(long, learned_of).error_bytes >= MOVED_BYTES + long.unseen_error_bytes
 
 
 def test_a_version_that_nobody_measured_has_its_own_error() -> None:
@@ -260,7 +268,7 @@ def test_the_error_never_falls_below_what_others_may_have_moved() -> None:
     assert found.least_error_bytes == MOVED_BYTES
     short = terms(SEVEN, TRITON, 1)
     assert short is not None
-    assert corrected(short, found).error_bytes == min(MOVED_BYTES, short.error_bytes)
+    assert corrected(short, found).error_bytes == min(MOVED_BYTES + short.unseen_error_bytes, short.error_bytes)
 
 
 def test_an_error_that_grows_with_the_context_keeps_growing_from_what_was_read() -> None:

@@ -40,15 +40,22 @@ class Asking:
 
 @dataclass(frozen=True)
 class Early:
-    """What was asked about a branch by its name, while its commit was not known yet: that saves two round trips."""
+    """What was asked about a branch by its name, while its commit was not known yet: that saves two round trips.
+
+    `info` is the commit and its files, `small` a config and the commit that it came from, if that was said.
+    """
 
     info: Future[tuple[str, tuple[RepoFile, ...]]]
-    small: Mapping[str, Future[bytes | str | HubError | None]]
+    small: Mapping[str, Future[tuple[bytes, str | None]]]
 
     def is_of(self, commit: str) -> bool:
-        """Whether it was answered, and of this commit. Waits for that."""
+        """Whether the list is of this commit. Waits for it; raises what kept it from coming, where asking for the
+        commit would fare no better."""
         settled(self.info)
-        return self.info.exception() is None and self.info.result()[0] == commit
+        try:
+            return self.info.result()[0] == commit
+        except RevisionUnknown:
+            return False
 
 
 @dataclass
@@ -86,7 +93,10 @@ def ask_early(pool: Workers, asking: Asking, branch: str) -> Early:
     """Ask for a branch's file list and configs by its name, for `read_branches`."""
     return Early(
         pool.submit(read_info, asking.transport, asking.info(branch)),
-        {name: pool.submit(_small_file, asking.transport, asking.file(branch, name)) for name in _CONFIGS},
+        {
+            name: pool.submit(asking.transport.get, asking.file(branch, name), MAX_SMALL_FILE_BYTES)
+            for name in _CONFIGS
+        },
     )
 
 
@@ -126,7 +136,11 @@ def read_branches(
             ask_headers(commit, known)
     for commit, known in commits.items():
         for name in _CONFIGS if known.configs is None else ():
-            small = early.small[name] if early else pool.submit(_small_file, transport, asking.file(commit, name))
+            if early is not None and all(file.path != name for file in early.info.result()[1]):
+                known.small[name] = None
+                continue
+            there = early.small[name] if early is not None else None
+            small = pool.submit(_small_file, transport, asking.file(commit, name), commit, there)
             pending[small] = (commit, "small", name)
 
     while pending:
@@ -184,8 +198,17 @@ def _why(error: HubError) -> str:
     return error.reason if isinstance(error, HubUnreachable) else str(error)
 
 
-def _small_file(transport: Transport, asked: Asked) -> bytes | str | HubError | None:
-    """The bytes, None if there is no such file, what is wrong with it, or why it could not be had."""
+def _small_file(
+    transport: Transport, asked: Asked, commit: str, early: Future[tuple[bytes, str | None]] | None
+) -> bytes | str | HubError | None:
+    """The bytes, None if there is no such file, what is wrong with it, or why it could not be had.
+
+    Not asked for where `early` has them and was of that commit.
+    """
+    if early is not None:
+        settled(early)
+        if early.exception() is None and early.result()[1] == commit:
+            return early.result()[0]
     try:
         return transport.get(asked, MAX_SMALL_FILE_BYTES)[0]
     except FileNotOnHub:

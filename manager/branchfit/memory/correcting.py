@@ -104,8 +104,13 @@ def happened(record: Record) -> Terms | None:
     prompt = _terms(record, max(record.prompt_tokens, 1))
     if made is None or prompt is None:
         return None
-    seen_bytes = prompt.prefill_bytes - prompt.unseen_bytes
-    made = replace(made, prefill_bytes=seen_bytes, error_bytes=prompt.error_bytes, unseen_bytes=0)
+    made = replace(
+        made,
+        prefill_bytes=prompt.prefill_bytes - prompt.unseen_bytes,
+        error_bytes=prompt.error_bytes - prompt.unseen_error_bytes,
+        unseen_bytes=0,
+        unseen_error_bytes=0,
+    )
     return made if whole else replace(made, fixed_bytes=prompt.fixed_bytes)
 
 
@@ -245,8 +250,8 @@ class Corrections:
     ) -> Correction | None:
         """What is known of `variant` by `runtime` on these cards. None for simulated ones, whatever their name.
 
-        `expandable` is as `terms` is told, and only such loads count: gaps between tensors are as large as they happen
-        to be, and none where segments expand. None: all of them.
+        `expandable` is as `terms` is told, and only such loads count: gaps between tensors are measured with default
+        segments, and where segments expand no count shows them. None: all of them.
 
         Where a card of another kind is among them nobody knows which the model will lie on, so on each the most that
         any kind says counts.

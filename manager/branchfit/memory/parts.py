@@ -26,7 +26,8 @@ class Terms:
     card has, `load_bytes` and `prefill_bytes` what comes and goes there while loading and while the
     full context is read (the larger counts), `logits_bytes` the last card's output.
     `error_bytes` is for each card, `layer_error_bytes` for each layer on it.
-    `unseen_bytes` of `prefill_bytes` lie between tensors where no count of what is allocated has them.
+    `unseen_bytes` of `prefill_bytes` lie between tensors where no count of what is allocated has them, and
+    `unseen_error_bytes` of `error_bytes` are for them.
     `cache` is what K and V are kept as.
     """
 
@@ -46,6 +47,7 @@ class Terms:
     layer_error_bytes: int = 0
     cache: str = "fp16"
     unseen_bytes: int = 0
+    unseen_error_bytes: int = 0
 
     @property
     def transient_bytes(self) -> int:

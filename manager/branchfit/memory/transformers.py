@@ -115,6 +115,7 @@ def _terms(
         + extra_error_bytes,
         layer_error_bytes=weights.error_bytes // shape.layers,
         unseen_bytes=gaps if expandable else 0,
+        unseen_error_bytes=gaps_error if expandable else 0,
     )
 
 

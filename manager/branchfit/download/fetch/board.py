@@ -36,8 +36,8 @@ what is under way to the other is lost."""
 
 LAST_BYTES = 2**15, 2**20
 LAST_S = 0.25
-"""The very last of a file, ranges of between so many bytes, is helped sooner: a packet that is lost at the end of a
-range is missed for a fifth of a second, and of so little hardly anything is under way."""
+"""The very last of a file, ranges of between so many bytes, is helped sooner, where it hangs for so long: a packet that
+is lost at the end of a range is missed for a fifth of a second, and of so little hardly anything is under way."""
 
 POLL_S = 0.2
 """How long a connection without work waits before it looks again, told or not."""

@@ -41,6 +41,7 @@ class Claim:
     written_back: int = -1
     writing_to: int = -1
     began_s: float = field(default_factory=time.monotonic)
+    first_s: float | None = None
 
     def __post_init__(self) -> None:
         self.start = self.journalled = self.written_back = self.writing_to = self.at
@@ -49,6 +50,14 @@ class Claim:
         """How long the rest of it takes at its own pace; for one that has brought nothing yet, as long as it waits."""
         elapsed_s, done_bytes = now_s - self.began_s, self.at - self.start
         return elapsed_s * self.left_bytes / done_bytes if done_bytes else elapsed_s
+
+    def hangs_s(self, now_s: float) -> float:
+        """How much longer the rest of it takes, at its pace since its first byte, than a new request waits for its own
+        first byte; 0 before the first."""
+        if self.first_s is None:
+            return 0.0
+        rest_s = (now_s - self.first_s) * self.left_bytes / max(1, self.at - self.start)
+        return rest_s - (self.first_s - self.began_s)
 
     @property
     def left_bytes(self) -> int:
@@ -152,15 +161,17 @@ class Part:
         return found
 
     def split(self, least_bytes: int, least_s: float = 0.0, most_bytes: int | None = None) -> Claim | None:
-        """Half of what is left of the claim that would take longest, or has most left; None where none has between so
-        many bytes left, or would take so long.
+        """Half of what is left of the claim that would take longest, or has most left; None where none has so much, or
+        would take so long. With `most_bytes` none with more, and it has to hang for `least_s` (`Claim.hangs_s`).
 
         Its connection ends where the half begins, and what is on its way to it by then is lost.
         """
         now_s = time.monotonic()
         with self._mutex:
-            most = self.file.size_bytes if most_bytes is None else most_bytes
-            worth = [claim for claim in self._claims if least_bytes <= claim.left_bytes <= most]
+            worth = [claim for claim in self._claims if claim.left_bytes >= least_bytes]
+            if most_bytes is not None:
+                small = [claim for claim in worth if claim.left_bytes <= most_bytes]
+                worth = [claim for claim in small if claim.hangs_s(now_s) >= least_s]
             longest = max(worth, key=lambda claim: (round(claim.left_s(now_s), 1), claim.left_bytes), default=None)
             if longest is None or longest.left_s(now_s) < least_s:
                 return None
@@ -201,6 +212,7 @@ class Part:
         with self._mutex:
             start, stop = claim.at, min(claim.at + len(whole), claim.stop)
             claim.writing_to = stop
+            claim.first_s = claim.first_s or time.monotonic()
             # All of it; bytes that are here were hashed, and no other may take their place on the disk unseen.
             gaps = self._here.gaps(start, stop)
         for at, to in gaps:

@@ -38,7 +38,8 @@ class Hand:
     """One connection's thread, as the crew counts it: bytes fetched, seconds waited for the line, its latest rate.
 
     `refused` is set when the server wants fewer of them; `counted` are those whose number is decided by their rate.
-    `dismissed` is set for one that is to end at its next chunk, since there are too many; `working` until it left.
+    `dismissed` is set for one that is to end at its next chunk, since there are too many (not where the whole file is
+    being answered, which may not go on where it ended); `working` until it left.
     """
 
     fetched_bytes: int = 0
@@ -126,7 +127,8 @@ class Reader:
                     self._told(growing, hand, written)
                     if written < len(chunk) or (claim.at >= claim.stop and claim.stop < asked_stop):
                         break  # another connection took the rest over
-                    if hand.dismissed:
+                    hand.bytes_per_s = (claim.at - start) / max(1e-6, time.monotonic() - began)
+                    if hand.dismissed and not body.whole:
                         break
         finally:
             hand.bytes_per_s = (claim.at - start) / max(1e-6, time.monotonic() - began)

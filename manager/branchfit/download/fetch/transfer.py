@@ -106,14 +106,14 @@ class Transfer:
         part, failures = growing.part, 0
         try:
             with self._disk(part.file):
-                while claim.at < claim.stop:
+                while claim.at < claim.stop and not hand.dismissed:
                     before = part.fetched_bytes
                     cause: Exception | None = None
                     wait_s: float | None = None
                     try:
                         self._reader.read(growing, claim, hand)
                         reason = f"the answer ended {claim.stop - claim.at:,} bytes early"
-                        if claim.at >= claim.stop or hand.dismissed:
+                        if claim.at >= claim.stop:
                             break
                     except Held:
                         self._wait_while_held()
@@ -124,7 +124,7 @@ class Transfer:
                     except (HubUnreachable, Broken) as error:
                         reason, cause = getattr(error, "reason", str(error)), error
                         hand.refused = hand.refused or "answered 503" in reason
-                    if claim.at >= claim.stop and not growing.whole_answers:
+                    if hand.dismissed or (claim.at >= claim.stop and not growing.whole_answers):
                         break
                     worked = part.fetched_bytes - before >= PROGRESS_BYTES
                     self._worked = self._worked or worked
