@@ -93,10 +93,7 @@ def ask_early(pool: Workers, asking: Asking, branch: str) -> Early:
     """Ask for a branch's file list and configs by its name, for `read_branches`."""
     return Early(
         pool.submit(read_info, asking.transport, asking.info(branch)),
-        {
-            name: pool.submit(asking.transport.get, asking.file(branch, name), MAX_SMALL_FILE_BYTES)
-            for name in _CONFIGS
-        },
+        {name: pool.submit(asking.transport.get, asking.file(branch, name), MAX_SMALL_FILE_BYTES) for name in _CONFIGS},
     )
 
 
