@@ -40,10 +40,12 @@ CUDA before (in a webui an extension may have), and on Windows, torch's default 
 among what the prompt's activations left, with gaps that are of no use. Measured they were {least:.2f} to {most:.2f}
 of the KV cache, so the middle is in the need and what it may be off in the error. **The target is not met here:
 {missed} of {cases} cases are off by more.** The stated error covers {covered} of {cases}. All shapes went into that
-bracket: none judges it. Nor can these gaps be told well before a load: [torch's own rules](memory-gaps.md), followed
-over every allocation of the models' forward passes, come to what was measured within 4 MiB after most prompts, but up
-to 0.7 GB beside it after others, and of 68 loads under a limit six died where they say that it runs: it depends on
-which of two blocks of one size has the lower address."""
+bracket: none judges it. Nor is it known how well these gaps could be told before a load: [torch's own
+rules](memory-gaps.md), followed over every allocation of the models' forward passes, come to what was measured within
+4 MiB after most prompts, but up to 0.7 GB beside it after others, and of 68 loads under a limit six died where they say
+that it runs. In part that is since of two free blocks of one size the one at the lower address is taken, and addresses
+are not known before. Where they matter little the rules could narrow the bracket; BranchFit does not follow them
+yet."""
 
 CASES_TEXT = """In bold what is out of the target. The error is made of three, in MiB: *after the load*, what torch held
 then (weights, fixed buffers, the KV cache where it is allocated whole; cuBLAS' workspace is predicted there and taken

@@ -111,13 +111,17 @@ def _from_hub(ref: RepoRef) -> Gathered:
     from .hub import Hub
 
     state = Hub().repo_state(ref.repo)
-    card, notes = _card(state)
-    listed = from_hub(ref.repo, card, state.branches)
     if ref.branch is not None and ref.branch not in {s.branch for s in state.branches}:
         raise BranchNotFound(ref.repo, ref.branch, [s.branch for s in state.branches])
-    return Gathered(
-        listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes), state.branches
-    )
+    return _gathered(ref, state)
+
+
+def _gathered(ref: RepoRef, state: RepoState) -> Gathered:
+    """What the Hub said of a repo, with its card read."""
+    card, notes = _card(state)
+    listed = from_hub(ref.repo, card, state.branches)
+    problems = (*state.problems, *notes)
+    return Gathered(listed, card, ref.branch, state.as_of, state.as_of_reason, problems, state.branches)
 
 
 def _card(state: RepoState) -> tuple[ModelCard | None, tuple[str, ...]]:
@@ -152,9 +156,4 @@ def gather_branch(ref: RepoRef) -> Gathered:
     """What one branch of a repo needs: its card and that branch alone. Raises HubError."""
     from .hub import Hub
 
-    state = Hub().repo_state(ref.repo, ref.branch or "main", headers=False)
-    card, notes = _card(state)
-    listed = from_hub(ref.repo, card, state.branches)
-    return Gathered(
-        listed, card, ref.branch, state.as_of, state.as_of_reason, (*state.problems, *notes), state.branches
-    )
+    return _gathered(ref, Hub().repo_state(ref.repo, ref.branch or "main", headers=False))

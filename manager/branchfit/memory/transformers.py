@@ -18,10 +18,9 @@ GAPS = (0.55, 0.65)
 """With torch's allocator as it is by default (no expandable segments), K and V of each layer lie in what earlier
 layers' activations have left, and the rests are of no use: 0.06 to 1.17 of the KV cache's bytes, measured over 67
 loads. The middle, and what it may be off either way. gptqmodel asks for expandable segments when it is imported, which
-counts where nobody has used CUDA before; Windows has none. How much it is can hardly be told before: followed
-allocation by allocation on traces of the models' forward passes, torch's rules come to what was measured within 4 MiB
-after most prompts, and up to 0.7 GB beside it after others, since it depends on which of two blocks of one size has the
-lower address (docs/memory-gaps.md)."""
+counts where nobody has used CUDA before; Windows has none. Followed allocation by allocation on traces of the models'
+forward passes, torch's rules come to what was measured within 4 MiB after most prompts, and up to 0.7 GB beside it
+after others, in part since they depend on addresses (docs/memory-gaps.md); here they are not followed."""
 
 PAGE_BYTES = 20 * MIB
 """Expandable segments grow by pages of this size (torch's kLargeBuffer), and the last is hardly ever full."""
