@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py --out benchmarks/memory/h100.jsonl [--minutes 9] [--runtime NAME ...] [--jobs 4]
     python benchmarks/memory.py --limits --out benchmarks/memory/h100.jsonl      # the same under a limit
+    python benchmarks/memory.py --least --shape llama-2-13b --switches "" --out benchmarks/memory/h100.jsonl
     python benchmarks/memory.py --table                                          # docs/memory-measured.md
     python benchmarks/memory.py --cpu --out /tmp/cpu.jsonl                       # the harness alone, tiny
 
@@ -13,7 +14,8 @@ most in it, after and at most in a prompt of the full context, after 64 tokens m
 
 The checkpoints have real shapes and no content (`cases.write_sparse`), so that 70B takes no disk and no download.
 --limits repeats what was measured with the allocator held to what BranchFit says is just enough, where it must run, and
-to 97 % of what was allocated at most, where it must die.
+to 97 % of what was allocated at most, where it must die. --least looks for the least that is enough, by halves: 24 MiB
+between what died and what ran are left.
 """
 
 from __future__ import annotations
@@ -31,11 +33,15 @@ from pathlib import Path
 from gpu_kernels.cases import NO_COMPILE, VARIANTS, lacks, needs_nvcc
 from gpu_kernels.records import append, environment
 from memory.cases import RANKED, TINY, Case, Record, options_of, shortened, variant_of, write_sparse
+from memory.table import predicted, unpredicted
 
 from branchfit.memory import place, terms
 
 TOO_LITTLE = 0.97
 """Of what was allocated at most: a limit in which nothing can run."""
+
+NARROW_BYTES = 24 * 2**20
+"""Between a limit that suffices and one that does not: less is not looked for."""
 
 KEPT_FREE_BYTES = 3 * 2**30
 """Of the card, beside all that runs at once."""
@@ -144,29 +150,68 @@ def records(path: Path) -> list[Record]:
 
 
 def unmeasured(path: Path, asked: tuple[Case, ...]) -> list[tuple[Case, int | None]]:
-    """The asked cases with those contexts that the file has not yet."""
+    """The asked cases with those contexts that the file has not yet. With default segments each in a process of its
+    own: what a prompt takes there depends on the ones before it."""
     done = {_key(one) for one in records(path) if one["kind"] == "case"}
     left = [shortened(case, tuple(n for n in case.contexts if (case.key, n) not in done)) for case in asked]
-    return [(case, None) for case in left if case.contexts]
+    apart = [
+        [shortened(case, (n,)) for n in case.contexts] if "cuda_first" in case.switches else [case] for case in left
+    ]
+    return [(case, None) for each in apart for case in each if case.contexts]
 
 
 def unlimited(path: Path) -> list[tuple[Case, int | None]]:
     """What was measured, under each limit that the file has not yet: first those that are said to be enough."""
     found = records(path)
     done = {(_key(one), one["allowed_bytes"] // 2**20) for one in found if one["kind"] == "limit"}
-    measured = {_key(one): one for one in found if one["kind"] == "case" and not one.get("error")}
     enough, too_little = [], []
-    for one in measured.values():
-        case = Case.of({**one, "contexts": [one["context"]]})
-        if {"cuda_first", "autosplit"} & set(case.switches):
-            continue
-        made = terms(variant_of(one), case.runtime, one["context"], cache=case.cache, **options_of(one))
-        assert made is not None
-        need = place(made, [2**40])
-        enough.append((case, need.total_bytes + need.error_bytes - one["context_bytes"]))
-        peak = max(one[stage]["peak_allocated"] for stage in ("load", "prefill", "decode"))
-        too_little.append((case, int(peak * TOO_LITTLE)))
+    for one in _measured(found):
+        case = _alone(one)
+        if "cuda_first" not in case.switches:
+            enough.append((case, _said_bytes(one)))
+            too_little.append((case, int(_peak(one, "allocated") * TOO_LITTLE)))
     return [(case, n) for case, n in [*enough, *too_little] if ((case.key, case.contexts[0]), n // 2**20) not in done]
+
+
+def narrowed(path: Path) -> list[tuple[Case, int | None]]:
+    """What was measured, each half way between the most that it died of and the least that it ran with.
+
+    What no trial says is what was allocated, and what was reserved or is said to be enough, whichever is more. What
+    failed otherwise under a limit is left alone.
+    """
+    found = records(path)
+    tried: dict[tuple[tuple[str, int], str], list[int]] = {}
+    for one in found:
+        if one["kind"] == "limit":
+            tried.setdefault((_key(one), one["outcome"]), []).append(one["allowed_bytes"])
+    left = []
+    for one in _measured(found):
+        key = _key(one)
+        low = max([_peak(one, "allocated"), *tried.get((key, "died"), [])])
+        high = min(tried.get((key, "ran"), [max(_peak(one, "reserved"), _said_bytes(one))]))
+        if high - low > NARROW_BYTES and (key, "failed") not in tried:
+            left.append((_alone(one), (low + high) // 2))
+    return left
+
+
+def _measured(found: list[Record]) -> list[Record]:
+    """The last measurement of each load that is predicted."""
+    cases = {_key(one): one for one in found if one["kind"] == "case" and not one.get("error")}
+    return [one for one in cases.values() if not unpredicted(one)]
+
+
+def _alone(record: Record) -> Case:
+    return Case.of({**record, "contexts": [record["context"]]})
+
+
+def _peak(record: Record, of: str) -> int:
+    return max(int(record[stage][f"peak_{of}"]) for stage in ("load", "prefill", "decode"))
+
+
+def _said_bytes(record: Record) -> int:
+    """What torch's allocator is said to need, error included, beside the CUDA context that was measured."""
+    need = place(predicted(record, variant_of(record)), [2**40])
+    return need.total_bytes + need.error_bytes - int(record["context_bytes"])
 
 
 def _key(record: Record) -> tuple[str, int]:
@@ -181,6 +226,15 @@ def child(spec: Record) -> None:
         append(out, record)
 
 
+def asked_of(given: argparse.Namespace, asked: tuple[Case, ...]) -> list[tuple[Case, int | None]]:
+    """What is to be run now."""
+    if not (given.limits or given.least):
+        return unmeasured(given.out, asked)
+    keys = {case.key for case in asked}
+    todo = narrowed(given.out) if given.least else unlimited(given.out)
+    return [item for item in todo if item[0].key in keys]
+
+
 def bench(given: argparse.Namespace) -> int:
     import torch
 
@@ -191,12 +245,13 @@ def bench(given: argparse.Namespace) -> int:
     device = "cpu" if given.cpu else "cuda:0"
     append(given.out, environment(device))
     asked = TINY if given.cpu else tuple(case for case in RANKED if not given.runtime or case.runtime in given.runtime)
+    asked = tuple(case for case in asked if not given.shape or case.shape in given.shape)
+    asked = tuple(case for case in asked if not given.switches or ",".join(case.switches) in given.switches)
     for name in sorted({case.runtime for case in asked}):
         if missing := lacks(VARIANTS[name]):
             print(f"{name}: skipped, {missing} is not installed", file=sys.stderr)
             asked = tuple(case for case in asked if case.runtime != name)
-    todo = unlimited(given.out) if given.limits else unmeasured(given.out, asked)
-    todo = [item for item in todo if item[0].runtime in {case.runtime for case in asked}]
+    todo = asked_of(given, asked)
     with tempfile.TemporaryDirectory() as scratch:
         runs = Bench(
             given.out,
@@ -211,6 +266,8 @@ def bench(given: argparse.Namespace) -> int:
                 [name for name in dict.fromkeys(case.runtime for case, _ in todo) if needs_nvcc(VARIANTS[name])]
             )
         runs.run(todo)
+        while given.least and time.monotonic() < runs.ends and (todo := asked_of(given, asked)):
+            runs.run(todo)
         for build in runs.builds.values():
             build.kill()
     return 0
@@ -225,6 +282,9 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where the sparse checkpoints are (default: a temporary folder)")
     parser.add_argument("--runtime", nargs="+", metavar="NAME", help="only these runtimes")
     parser.add_argument("--limits", action="store_true", help="what was measured once more, under limits")
+    parser.add_argument("--least", action="store_true", help="the least limit of what was measured, by halving")
+    parser.add_argument("--shape", nargs="+", metavar="NAME", help="only these models")
+    parser.add_argument("--switches", nargs="+", metavar="NAME", help='only cases with these, as "late" or "" for none')
     parser.add_argument("--jobs", type=int, default=4, help="loads at the same time, as far as the card has room")
     parser.add_argument("--timeout", type=float, default=240, metavar="S", help="seconds one process may take")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")

@@ -3,7 +3,7 @@
     python benchmarks/memory_gaps.py [--shapes NAME ...] [--tokens 2] [--out FILE]
 
 It needs torch and transformers, and no GPU. Of each load that was measured through gptqmodel
-(benchmarks/memory/h100-80gb-hbm3-2026-11-25.jsonl) transformers' own forward pass is traced (`memory.tracing`) and
+(benchmarks/memory/h100-80gb-hbm3.jsonl) transformers' own forward pass is traced (`memory.tracing`) and
 allocated by torch's rules (`memory.segments`) under one limit after another. What counts is transformers' version: a
 pass that allocates in another order needs another limit. Traced is the one that is installed; measured was 5.17.0.
 
@@ -30,20 +30,25 @@ from branchfit.memory.transformers import allocator_gaps
 from branchfit.memory.weights import weigh
 from branchfit.units import MIB
 
-RECORDS = Path(__file__).resolve().parent / "memory" / "h100-80gb-hbm3-2026-11-25.jsonl"
+RECORDS = Path(__file__).resolve().parent / "memory" / "h100-80gb-hbm3.jsonl"
 
 TEXT = """Printed by `benchmarks/memory_gaps.py`: the models' own forward passes, traced, and torch's rules followed
-over every allocation of them, beside loads that were measured on a GPU ([memory-measured.md](memory-measured.md)). No
-addresses are known, so that which of two free blocks of one size is taken is a guess where there are several; marlin's
-repacking is by its source alone.
+over every allocation of them, beside loads that were measured on a GPU ([memory-measured.md](memory-measured.md)).
+Of two free blocks of one size the one at the lower address is taken; segments lie where the driver puts them, as it was
+seen to do on an H100: upwards in what CUDA has left of its first addresses, as long as there is room, then each below
+all others. marlin's repacking is by its source alone.
 
 Traced with transformers {version}, and {tokens} tokens behind each prompt. All in MiB. *Allocated* is the
 most that was, measured, and how much more the simulation has; all behind it is above that. *Needs* is the least limit
 under which the simulation comes to its end; where one that was tried above that fails, also the least above which
 none does. *Takes* is BranchFit's figure for it, and the part of its stated error that is for this alone. *Died* and
-*ran* are the trials with the most and with the least. *Reserved* is what the allocator had at the end of the prompt
-where nothing was limited, measured and *simulated*. torch and triton allocate alike; *alone* are loads with
-expandable segments asked for by the environment, without gptqmodel's max_split_size."""
+*ran* are the trials with the most and with the least. *Reserved* is the most that the allocator had in the prompt and
+the tokens behind it where nothing was limited, measured and *simulated*. torch and triton allocate alike; *alone* are
+loads with expandable segments asked for by the environment, or by BranchFit when CUDA was in use, without gptqmodel's
+max_split_size."""
+
+NEAR_BYTES = 10 * MIB
+"""Half a page, and half of the least segment of a large tensor."""
 
 HEAD = ("model", "branch", "kernel", "tokens", "allocated", "needs", "takes", "died", "ran", "reserved", "simulated")
 
@@ -67,6 +72,11 @@ class Row:
         stages = ("load", "prefill", "decode")
         return max(int(record[stage]["peak_allocated"]) for record in self.records for stage in stages)
 
+    @staticmethod
+    def taken_at_most(record: Record) -> int:
+        """What the allocator had reserved at the most, of that prompt alone."""
+        return max(int(record[stage]["peak_reserved"]) for stage in ("prefill", "decode"))
+
     @property
     def taken(self) -> tuple[int, int]:
         """What branchfit.memory takes for the gaps, and what it says that may be off."""
@@ -75,7 +85,8 @@ class Row:
         made = terms(variant, record["runtime"], self.context, expandable=options_of(record)["expandable"])
         weights = weigh(variant)
         assert made is not None and weights is not None
-        return allocator_gaps(weights, self.context, made.kv_layer_bytes, expandable(record))
+        marlin = self.load.kernel == "marlin"
+        return allocator_gaps(weights, self.context, made.kv_layer_bytes, expandable(record), marlin)
 
     def allowed(self, outcome: str) -> list[int]:
         """The limits of trials that ended so, above what was allocated."""
@@ -120,10 +131,18 @@ def section(title: str, rows: Sequence[Row], new_tokens: int, card_bytes: int) -
         if runs(row.load, row.context, new_tokens, trial["allowed_bytes"]) != (trial["outcome"] == "ran")
     ]
     differ = f"Largest difference of simulated and taken: {off[worst] / MIB:.0f} MiB ({worst.name})"
+    apart = [
+        abs(simulated - row.taken_at_most(record))
+        for row in rows
+        for record, simulated in zip(row.records, row.reserved, strict=True)
+    ]
+    same = sum(each <= NEAR_BYTES for each in apart)
+    told = f"Reserved as simulated, within {NEAR_BYTES // MIB} MiB: {same} of {len(apart)} loads"
     ended = f"Trials that ended otherwise than the simulation under the same limit: {len(wrong)} of {len(trials)}"
     return [
         f"## {title}",
         grid(HEAD, [cells(row, new_tokens, card_bytes) for row in rows]),
+        f"{told}.",
         f"{differ}; more than the error and the tolerance in {outside} of {len(rows)} rows.",
         f"{ended}{': ' if wrong else ''}{'; '.join(wrong)}.",
     ]
@@ -144,7 +163,7 @@ def cells(row: Row, new_tokens: int, card_bytes: int) -> list[str]:
         f"{above(taken)} ± {error / MIB:.0f}",
         above(max(died)) if died else "",
         above(min(ran)) if ran else "",
-        span([record["prefill"]["reserved"] - row.allocated for record in row.records]),
+        span([row.taken_at_most(record) - row.allocated for record in row.records]),
         span([amount - peak for amount in row.reserved]) if max(row.reserved) < card_bytes else "more than there is",
     ]
 

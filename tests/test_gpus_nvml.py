@@ -61,6 +61,16 @@ def test_a_recorded_h200_is_read_with_what_another_process_held(play) -> None:  
     assert gpu.holders == (Holder(404, "process", 11_377_049_600),)
 
 
+def test_two_recorded_h200s_are_two_cards_without_a_note(play) -> None:  # type: ignore[no-untyped-def]
+    found = play(Player("nvml-h200-x2.json"))
+    assert [(gpu.index, gpu.name, gpu.compute_capability) for gpu in found.gpus] == [
+        (0, "NVIDIA H200", "9.0"),
+        (1, "NVIDIA H200", "9.0"),
+    ]
+    assert {(gpu.total_bytes, gpu.free_bytes) for gpu in found.gpus} == {(150_754_820_096, 150_109_880_320)}
+    assert found.notes == () and not any(gpu.holders for gpu in found.gpus)
+
+
 def test_holders_are_named_merged_by_pid_and_the_largest_comes_first(play) -> None:  # type: ignore[no-untyped-def]
     (gpu,) = play(Player("nvml-rtx3090.json")).gpus
     # pid 5150 is in the compute and the graphics list with the same 1 GiB: once, not twice.

@@ -183,6 +183,35 @@ def test_three_bits_are_dequantised_by_torch_at_two_bytes_a_weight_of_the_larges
     assert 2 * 8192 * 28672 + gaps <= made.prefill_bytes < 2 * 8192 * 28672 + gaps + MIB
 
 
+@pytest.mark.parametrize(
+    ("config", "tokens", "least", "most"),
+    [
+        (LLAMA_2_13B, 2048, 223, 282),  # died of the first, above what is allocated, and ran with the second: H100
+        (LLAMA_2_13B, 1536, 192, 247),
+        (LLAMA_2_13B, 1024, 160, 240),
+        (LLAMA_2_13B, 4096, 64, 96),
+        (LLAMA_2_7B, 2048, 54, 81),
+        (LLAMA_2_7B, 4096, 60, 90),
+    ],
+)
+def test_marlin_loses_more_between_tensors_where_the_cache_is_large(
+    config: dict[str, object], tokens: int, least: int, most: int
+) -> None:
+    marlin, other = (
+        terms(variant(config), f"gptqmodel:{kernel}", tokens, expandable=True) for kernel in ("marlin", "exllama_v2")
+    )
+    assert marlin is not None and other is not None
+    assert least <= (marlin.unseen_bytes + marlin.unseen_error_bytes) / MIB + 150  # of which the runtime's own error
+    assert least - 150 <= marlin.unseen_bytes / MIB <= most + 150
+    assert marlin.unseen_bytes >= other.unseen_bytes
+
+
+def test_marlin_loses_no_more_than_others_where_few_heads_are_kept() -> None:
+    marlin, other = (terms(variant(LLAMA_2_70B), f"gptqmodel:{kernel}", 4096) for kernel in ("marlin", "triton"))
+    assert marlin is not None and other is not None
+    assert (marlin.unseen_bytes, marlin.unseen_error_bytes) == (other.unseen_bytes, other.unseen_error_bytes)
+
+
 def test_a_tied_model_has_no_head_of_its_own_in_transformers_but_one_in_exllama() -> None:
     tied = variant(QWEN2_05B)
     triton, exllamav2 = terms(tied, "gptqmodel:triton", 256), terms(tied, "exllamav2", 256)

@@ -125,7 +125,9 @@ def test_a_cache_that_is_allocated_whole_is_predicted_whole() -> None:
 def test_before_a_prompt_only_what_stays_is_compared() -> None:
     made = happened(load(read=0))
     assert made is not None
-    assert on_cards(made, [32])[0] - on_cards(made, [32], resident=True)[0] == made.transient_bytes + made.logits_bytes
+    assert (
+        on_cards(made, [32])[0] - on_cards(made, [32], resident=True)[0] == made.transient_bytes() + made.logits_bytes
+    )
     assert differences(load(7 * MIB, read=0)) == (7 * MIB,)
 
 

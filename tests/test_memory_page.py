@@ -137,7 +137,7 @@ def test_what_limits_say_of_a_load_is_what_its_prediction_is_judged_by(tmp_path:
     assert found.covered  # by the stated error, which has a quarter of a hidden state in it
     text = made_page(tmp_path, case, died, a_case(runtime="gptqmodel:triton", context=16384))
     assert row(text, "gptqmodel:triton")[6] == "**1 of 2**"
-    assert "died of 151 MiB more than what counts as measured. Predicted are 0 MiB more." in text
+    assert "1 loads died of more than what counts as measured, of up to 151 MiB more: gptqmodel:triton" in text
     root = ElementTree.parse(tmp_path / "images" / "memory-error-light.svg").getroot()
     lines = [one for one in root if one.tag.endswith("path") and one.get("stroke-width") == "2.5"]
     assert len(lines) == 2  # the case and the legend
@@ -212,15 +212,34 @@ def test_loads_after_somebody_used_cuda_are_a_group_of_their_own(tmp_path: Path)
     first["prefill"]["peak_reserved"] += 200 * MIB
     text = made_page(tmp_path, usual, first)
     share = 1 + 200 * MIB / need.kv_cache_bytes
-    assert f"Measured they were {share:.2f} to {share:.2f} of the KV cache" in text
-    assert "The target is not met here: 1 of 1 cases are off by more.** The stated error covers 1 of 1." in text
-    above, below = text.split("## Where CUDA was used before")
+    assert f"measured {share:.2f} to {share:.2f} of the KV cache" in text and "No forecast" not in text
+    assert "The target is not met here: 1 of 1 cases are off by more.** The stated error covers 1 of 1;" in text
+    above, below = text.split("## With torch's default segments")
     assert row(above, "gptqmodel:triton")[2:3] == ["1"] and row(above, "gptqmodel:triton")[6] == "1 of 1"
     assert row(below, "gptqmodel:triton")[5:] == [
         "**0 of 1**",
         f"{need.error_bytes / MIB:.0f} to {need.error_bytes / MIB:.0f} MiB",
         "1 of 1",
     ]
+
+
+def test_loads_begun_late_are_with_the_usual_ones_and_counted(tmp_path: Path) -> None:
+    first = a_case(runtime="gptqmodel:triton", switches=["cuda_first"])
+    late = a_case(runtime="gptqmodel:triton", switches=["late"])
+    text = made_page(tmp_path, first, late)
+    assert "1 loads above were begun so (`late`), and 1 of them are in the target" in text
+    assert row(text.split("## With torch's")[0], "gptqmodel:triton")[2] == "1"
+
+
+@pytest.mark.parametrize(("less_mib", "told"), [(310, True), (290, False)])
+def test_a_longer_prompt_that_takes_much_less_is_told(tmp_path: Path, less_mib: int, told: bool) -> None:
+    short, long = (
+        a_case(runtime="gptqmodel:triton", switches=["cuda_first"], context=context) for context in (4096, 4352)
+    )
+    for stage in ("load", "prefill", "decode"):
+        long[stage]["peak_reserved"] = short[stage]["peak_reserved"] - less_mib * MIB
+    text = made_page(tmp_path, short, long)
+    assert (f"mistral-7b with 4096 tokens took {less_mib} MiB more than with 4352" in text) is told
 
 
 def test_fitted_and_judged_cases_are_summed_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

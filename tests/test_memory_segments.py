@@ -14,7 +14,7 @@ from branchfit.variants import Variant
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from memory.segments import Allocator, Expandable, OutOfMemory
+from memory.segments import ADDRESSES, CHUNK_BYTES, Addresses, Allocator, Expandable, OutOfMemory
 
 MIB = 2**20
 
@@ -72,6 +72,29 @@ def test_a_segment_in_which_something_lies_does_not_go_back() -> None:
         allocator.take("c", 22 * MIB)
     assert (caught.value.wanted, caught.value.reserved, caught.value.limit) == (22 * MIB, 20 * MIB, 40 * MIB)
     assert mib(filled(given(allocator, "b"), c=22)) == (22, 22)
+
+
+def test_segments_lie_upwards_at_first_and_then_each_below_all_others() -> None:
+    at = Addresses([(ADDRESSES, 40 * MIB)])
+    first, second = at.take(20 * MIB), at.take(20 * MIB)
+    assert (first, second) == (ADDRESSES, ADDRESSES + 20 * MIB)
+    third, fourth = at.take(44 * MIB), at.take(100 * MIB)
+    assert third < first and third % CHUNK_BYTES == 0 and fourth == third - 128 * MIB
+    # What is left of a chunk is taken before a new one is; what has gone at the start before that.
+    assert at.take(28 * MIB) == fourth + 100 * MIB and at.take(20 * MIB) == third + 44 * MIB
+    at.give(first, 20 * MIB)
+    at.give(second, 20 * MIB)
+    assert at.take(36 * MIB) == first
+    at.give(third, 44 * MIB)
+    assert at.take(40 * MIB) == third
+
+
+def test_of_two_free_blocks_of_one_size_the_later_segments_is_taken() -> None:
+    allocator = filled(Allocator(), first=300, second=300, third=300)  # room at the start for one of them
+    at = {name: block.at for name, (_, block) in allocator._blocks.items()}
+    assert at["third"] < at["second"] < at["first"]
+    filled(given(allocator, "second", "third"), again=300)
+    assert allocator._blocks["again"][1].at == at["third"]
 
 
 def test_expandable_segments_grow_by_pages_without_gaps_between_tensors() -> None:

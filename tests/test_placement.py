@@ -58,6 +58,17 @@ def test_each_card_has_its_own_buffers_and_the_ends_their_extras() -> None:
     assert need.split_bytes == tuple(size - 512 * MIB for size in need.per_gpu_bytes)
 
 
+def test_the_embedded_prompt_is_on_the_first_card_alone() -> None:
+    need = place(round_terms(embedded_bytes=64 * MIB), [7 * GIB, 7 * GIB])
+    assert need.layers_per_gpu == (5, 5)
+    assert need.per_gpu_bytes == (6 * GIB, 6 * GIB - 64 * MIB)
+    assert need.total_bytes == 12 * GIB - 64 * MIB
+    assert place(round_terms(embedded_bytes=64 * MIB, load_bytes=GIB), [8 * GIB, 8 * GIB]).per_gpu_bytes == (
+        5 * GIB + 1792 * MIB,
+        5 * GIB + 1792 * MIB,
+    )
+
+
 @given(
     st.sampled_from([LLAMA_2_7B, LLAMA_2_70B]),
     st.sampled_from(["exllamav2", "gptqmodel:triton", "gptqmodel:exllama_v2"]),

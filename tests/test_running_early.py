@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from branchfit.errors import LoadError
-from branchfit.loaders import Host, expandable_segments
+from branchfit.loaders import Host, ask_late, expandable_now, expandable_segments
 from branchfit.running import loading as loading_module
 from branchfit.running.early import import_gptqmodel
 from branchfit_webui.loading import LoadPlan
@@ -139,9 +139,30 @@ def host(platform: str = "linux", torch: str | None = "2.11.0+cu130") -> Host:
     return Host(lambda name: True, lambda name: torch, None, platform, (3, 11))
 
 
-def torch_of(said: Any, ready: bool = True) -> Any:
+def torch_of(said: Any, ready: bool = True, **more: Any) -> Any:
     memory = SimpleNamespace(_snapshot=lambda: {"allocator_settings": {"expandable_segments": said}})
-    return SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: ready, memory=memory))
+    return SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: ready, memory=memory), **more)
+
+
+class Told:
+    """torch in use, whose allocator takes what it is told: since 2.9 through torch._C, before through torch.cuda."""
+
+    def __init__(self, newer: bool = True, hip: str | None = None, refuses: bool = False) -> None:
+        self.heard: list[str] = []
+        self.expandable = False
+        self.refuses = refuses
+        settings = SimpleNamespace(_snapshot=lambda: {"allocator_settings": {"expandable_segments": self.expandable}})
+        if not newer:
+            settings._set_allocator_settings = self.tell
+        self.cuda = SimpleNamespace(is_initialized=lambda: True, memory=settings)
+        self._C = SimpleNamespace(**({"_accelerator_setAllocatorSettings": self.tell} if newer else {}))
+        self.version = SimpleNamespace(hip=hip)
+
+    def tell(self, settings: str) -> None:
+        if self.refuses:
+            raise ValueError("Unrecognized CachingAllocator option")
+        self.heard.append(settings)
+        self.expandable = True
 
 
 NO, YES = "max_split_size_mb:64", "max_split_size_mb:64, expandable_segments: True"
@@ -173,7 +194,57 @@ def test_once_cuda_is_used_it_is_what_torch_says(said: bool) -> None:
 
 def test_windows_has_none() -> None:
     assert not expandable_segments(host("win32"), {"PYTORCH_ALLOC_CONF": YES}, torch_of(True))
+    assert not expandable_now(host("win32"), torch_of(True)) and expandable_now(host(), torch_of(True))
 
 
 def test_a_torch_that_does_not_tell_is_no_trouble() -> None:
     assert expandable_segments(host(), {}, SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True)))
+
+
+# ---- where somebody used CUDA before gptqmodel was imported --------------------------------------
+
+
+@pytest.mark.parametrize("newer", [True, False])
+@pytest.mark.parametrize("environ", [{}, {"PYTORCH_ALLOC_CONF": YES}, {"PYTORCH_CUDA_ALLOC_CONF": YES}])
+def test_an_allocator_in_use_is_told_once(newer: bool, environ: dict[str, str]) -> None:
+    torch = Told(newer)
+    assert expandable_segments(host(), environ, torch)  # a forecast before the load: it will be told
+    assert ask_late(host(), environ, torch) and torch.heard == ["expandable_segments:True"]
+    assert not ask_late(host(), environ, torch) and len(torch.heard) == 1
+    assert expandable_segments(host(), environ, torch) and expandable_now(host(), torch)
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "torch"),
+    [
+        ("win32", {}, Told()),
+        ("linux", {"PYTORCH_ALLOC_CONF": NO}, Told()),
+        ("linux", {"PYTORCH_CUDA_ALLOC_CONF": NO}, Told(newer=False)),
+        ("linux", {}, Told(hip="6.4")),
+        ("linux", {}, torch_of(False)),  # an old torch, that cannot be told
+        ("linux", {}, torch_of(None, ready=False)),
+        ("linux", {}, None),
+    ],
+)
+def test_nobody_is_told_who_has_none_or_wishes_otherwise(platform: str, environ: dict[str, str], torch: Any) -> None:
+    assert not ask_late(host(platform), environ, torch)
+    assert not getattr(torch, "heard", [])
+    if torch is not None and torch.cuda.is_initialized():
+        assert not expandable_segments(host(platform), environ, torch)
+
+
+def test_a_torch_that_will_not_hear_is_no_trouble() -> None:
+    torch = Told(refuses=True)
+    assert not ask_late(host(), {}, torch) and not expandable_now(host(), torch)
+
+
+def test_a_load_tells_it_where_cuda_was_in_use_before(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = Told()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    import_gptqmodel("exllamav2")
+    assert not torch.heard
+    import_gptqmodel("gptqmodel:triton")
+    assert seen == ["transformers", "gptqmodel"] and torch.heard == ["expandable_segments:True"]
+    torch.expandable = False  # somebody changed it meanwhile: the next load says it again
+    import_gptqmodel("gptqmodel:triton")
+    assert seen == ["transformers", "gptqmodel"] and len(torch.heard) == 2

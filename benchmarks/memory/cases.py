@@ -55,8 +55,8 @@ class Case:
 
     `switches` are "no_sdpa" (exllamav2's plain attention), "autosplit", "no_compile" (gptqmodel's torch kernel
     without torch.compile, whose compilers take a minute a shape), "cuda_first" (somebody used CUDA before gptqmodel was
-    imported, so that the expandable segments that it asks for come too late) and "expandable" (the same, with those
-    asked for by the environment).
+    imported, so that the expandable segments that it asks for come too late), "late" (the same, and torch's allocator
+    is told of them as branchfit does it) and "expandable" (the same, with those asked for by the environment).
     """
 
     runtime: str
@@ -139,14 +139,22 @@ def _ranked() -> Iterator[Case]:
     yield Case(TORCH, "llama-2-7b", EIGHT_BIT, short, switches=("no_compile",))
     yield Case(TRITON, "llama-2-7b", "main", short)
     yield Case(TRITON, "llama-2-7b", ACT_32G, short)
+    # Where torch's rules say that most is lost between tensors with marlin.
+    yield Case(MARLIN, "llama-2-13b", ACT_128G, (1024, 1536))
+    yield Case(MARLIN, "llama-2-7b", ACT_128G, (1024, 1536))
 
 
 def _with_cuda_first() -> Iterator[Case]:
     for case in (ranked := list(_ranked())):
         yield case
-    for case in ranked:
-        if case.runtime.startswith("gptqmodel:") and "expandable" not in case.switches:
-            yield replace(case, switches=(*case.switches, "cuda_first"))
+    through_gptqmodel = [
+        case for case in ranked if case.runtime.startswith("gptqmodel:") and "expandable" not in case.switches
+    ]
+    for switch in ("late", "cuda_first"):
+        for case in through_gptqmodel:
+            yield replace(case, switches=(*case.switches, switch))
+    # Longer prompts that need less than shorter ones, by torch's rules.
+    yield Case(TRITON, "llama-2-13b", ACT_128G, (2272, 3072, 3104), switches=("cuda_first",))
 
 
 RANKED = tuple(_with_cuda_first())

@@ -54,7 +54,11 @@ class Load:
     def of(cls, record: Record) -> Load:
         kernel = record["runtime"].partition(":")[2]
         segments = (
-            "default" if not expandable(record) else "alone" if "expandable" in record["switches"] else "gptqmodel"
+            "default"
+            if not expandable(record)
+            else "alone"
+            if {"expandable", "late"} & set(record["switches"])
+            else "gptqmodel"
         )
         return cls("triton" if kernel == "torch" else kernel, record["shape"], record["branch"], segments)
 
@@ -111,13 +115,13 @@ def events(shape: str, kernel: str, context_tokens: int, new_tokens: int) -> Seq
 
 
 def read(allocator: Allocator, trace: Iterable[Event], kept: set[int | str]) -> int:
-    """The trace's allocations; what was reserved at the end of the prompt, in bytes. Raises OutOfMemory.
+    """The trace's allocations; the most that was reserved in it, in bytes. Raises OutOfMemory.
 
     All is given back behind it, but what has a name of its own: the process's first prompt takes that, and it is in
     `kept` from then on.
     """
     left: set[int | str] = set()
-    reserved = None
+    allocator.peak_reserved = allocator.reserved
     for kind, name, size_bytes in trace:
         if kind == "take" and name not in kept:
             allocator.take(name, size_bytes)
@@ -125,12 +129,9 @@ def read(allocator: Allocator, trace: Iterable[Event], kept: set[int | str]) -> 
         elif kind == "give":
             allocator.give(name)
             left.remove(name)
-        elif kind == "read" and reserved is None:
-            reserved = allocator.reserved
     for name in left:
         allocator.give(name)
-    assert reserved is not None
-    return reserved
+    return allocator.peak_reserved
 
 
 def runs(load: Load, context_tokens: int, new_tokens: int, limit_bytes: int) -> bool:

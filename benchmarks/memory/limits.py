@@ -10,17 +10,18 @@ from .cells import CASE_HEAD, folded, grid, named, prose, size
 from .table import Trial
 
 TEXT = """The same loads with torch's allocator held to a limit (`set_per_process_memory_fraction`); with the CUDA
-context that is what the process can take. The limits are what was said to be just enough at the time, error included,
-and 97 % of what was allocated at most, in which nothing can run. It is said to fit where need plus error is at most
-the limit."""
+context that is what the process can take. The limits are what was said to be just enough at the time, error included;
+97 % of what was allocated at most, in which nothing can run; and of some loads the halves between. Judged is what is
+said now: it is said to fit where need plus error is at most the limit. Where a load died of what had been said to be
+enough, its need or error was raised for that; the last were two of marlin's."""
 
 SHOWN = """Of the {loads} loads that were tried {shown} ran with no more than need and error, so that a yes holds for
 them, tried or not; {more} ran with more."""
 
 NEVER_RAN = """The other {count} were tried only with less than they are now said to need, and died: {names}."""
 
-WIDENED = """{count} of all that died (CUDA first aside) had more than the need alone: the stated error was 150 MiB when
-they were tried, so they had been said to fit, and it was widened because of them."""
+ABOVE_NEED = """{count} of all that died (CUDA first aside) had more than the need alone: that is what the stated error
+is for."""
 
 FIRST = ", CUDA first"
 
@@ -73,7 +74,7 @@ def _shown(tried: Sequence[Trial]) -> list[str]:
         told.append(prose(NEVER_RAN, count=len(never), names="; ".join(never)))
     died = [trial for trial in tried if not trial.ran and "cuda_first" not in trial.record["switches"]]
     above = sum(0 < trial.over_bytes < trial.error_bytes for trial in died)
-    return [*told, prose(WIDENED, count=above)] if above else told
+    return [*told, prose(ABOVE_NEED, count=above)] if above else told
 
 
 def _group(trial: Trial) -> str:

@@ -23,7 +23,7 @@ def measure(case: Case, folder: Path, device: str, limit_bytes: int | None = Non
     import torch
 
     torch.set_grad_enabled(False)
-    if case.runtime.startswith("gptqmodel:") and not {"cuda_first", "expandable"} & set(case.switches):
+    if case.runtime.startswith("gptqmodel:") and not {"cuda_first", "expandable", "late"} & set(case.switches):
         import gptqmodel  # noqa: F401 - it sets how torch's allocator works, as long as nobody has used CUDA
     base = {"kind": "case" if limit_bytes is None else "limit", **case.record()}
     contexts = base.pop("contexts")
@@ -33,6 +33,10 @@ def measure(case: Case, folder: Path, device: str, limit_bytes: int | None = Non
         if limit_bytes is not None:
             base["allowed_bytes"] = limit_bytes
             torch.cuda.set_per_process_memory_fraction(limit_bytes / torch.cuda.get_device_properties(0).total_memory)
+    if "late" in case.switches:
+        from branchfit.running.early import import_gptqmodel
+
+        import_gptqmodel(case.runtime)
     base["init"] = figures(device)
     model: Any = None
     # exllamav2 decides its cache when it loads, so that each context is another load.
@@ -58,6 +62,8 @@ def measure(case: Case, folder: Path, device: str, limit_bytes: int | None = Non
                 clean()
                 reset(device)
         except Exception as error:  # noqa: BLE001 - what dies of its limit is the result
+            if stage == "prefill" and model.seen:  # `generate` comes back only at the end
+                stage = "decode"
             text = f"{type(error).__name__}: {error}"
             died = "out of memory" in text.lower() or "OutOfMemory" in text
             record = {**base, **record, "error": text[:400], "outcome": "died" if died else "failed", "where": stage}
@@ -155,6 +161,7 @@ class Transformers:
         self.model.eval()
         self.model.generation_config.eos_token_id = None
         self.device, self.vocab = device, vocab
+        self.seen: dict[str, Record] = {}
         kinds = {type(module).__name__ for module in self.model.modules() if hasattr(module, "qweight")}
         self.kernels = sorted(kinds)
 
@@ -163,7 +170,7 @@ class Transformers:
         import torch
         import transformers
 
-        seen: dict[str, Record] = {}
+        seen = self.seen = {}
 
         class First(transformers.StoppingCriteria):  # type: ignore[misc]
             def __call__(self, ids: Any, scores: Any, **more: Any) -> Any:
@@ -193,6 +200,7 @@ class ExLlamaV2:
     """As the webui's ExLlamav2_HF does it: `load`, then the cache; all but the last token read without logits."""
 
     kernels = ("exllamav2",)
+    seen = ()  # it tells each stage as it comes
 
     def __init__(self, case: Case, folder: Path, context: int, vocab: int) -> None:
         import exllamav2

@@ -27,6 +27,7 @@ from .table import (
     trials,
     unpredicted,
 )
+from .two_cards import over_two_cards
 
 INTRODUCTION = """*Predicted* is what `branchfit` says of a branch before it is downloaded ([how](memory.md)).
 *Measured* is what the same load needed of the card, at batch 1, with a prompt of the full context and 64 tokens
@@ -35,10 +36,11 @@ most that was allocated at a time and the gaps that stay. What the allocator mer
 since it gives it back before it fails{kept}. An error is predicted less measured: above zero, too much was
 predicted."""
 
-READING = """One card was measured; not consumer cards, several cards at once, Windows, or flash-attn ([all that was
-not](#not-measured)). Beside a runtime, `cuda_first` means that somebody had used CUDA before gptqmodel was
-imported, so that torch's allocator leaves gaps; `expandable` that its expandable segments were asked for by the
-environment; `no_compile` the torch kernel without torch.compile; `no_sdpa` ExLlamaV2 without torch's own attention."""
+READING = """One kind of card was measured, and [two of another at once](#over-two-cards); not consumer cards, Windows,
+or flash-attn ([all that was not](#not-measured)). Beside a runtime, `cuda_first` means that somebody had used CUDA
+before gptqmodel was imported, so that torch's allocator leaves gaps; `late` the same, and that BranchFit told it of
+expandable segments; `expandable` that these were asked for by the environment; `no_compile` the torch kernel without
+torch.compile; `no_sdpa` ExLlamaV2 without torch's own attention."""
 
 TARGET = """The target, set before: an error of at most 1 % or 150 MiB, whichever is more, and nothing said to fit
 that did not."""
@@ -52,8 +54,8 @@ each process's own figures are what is recorded. The checkpoints have real shape
 files), so that Mixtral's router sends every token to the same two experts. Two repeats of 70B and 7B loads were lost
 because the neighbours' caches had filled the card."""
 
-UNMEASURED = """Nor: other GPUs and drivers, other versions than the ones above, Windows, several GPUs, batches,
-flash-attn and xformers (neither was installed), AMD, the CPU."""
+UNMEASURED = """Nor: other GPUs and drivers, other versions than the ones above, Windows, more than two GPUs at once,
+batches, flash-attn and xformers (neither was installed), AMD, the CPU."""
 
 
 def page(paths: Iterable[Path], images: Path) -> str:
@@ -63,7 +65,6 @@ def page(paths: Iterable[Path], images: Path) -> str:
     cases = compare(records, variant_of, fitted)
     tried = trials(records, variant_of)
     said = latest(records, "peer", PEER_FIELDS)
-    first = [case for case in cases if case.cuda_first]
     usual = [case for case in cases if not case.cuda_first]
     shown = [*pictures(cases, said, images)] if cases else []
     blocks = [
@@ -71,7 +72,8 @@ def page(paths: Iterable[Path], images: Path) -> str:
         errors(usual),
         shown[:2],
         confusion(tried),
-        cuda_first(first),
+        cuda_first(cases),
+        over_two_cards(records),
         beside(cases, tried, said),
         shown[2:],
         _how(records),

@@ -18,10 +18,11 @@ WIDE_BYTES = 300 * MIB
 FITTED_TEXT = """*Fitted* are the cases of {fitted}, from which constants were taken: the CUDA contexts and cuBLAS'
 workspace. *Judged* are {judged}: no constant is from them, but that transformers' CUDA context is the largest of all
 shapes', some MiB above the fitted ones'. All else is from the runtimes' sources, what expandable segments lose from
-following [torch's own rules](memory-gaps.md). One width of the stated error is from all shapes, since it
-only brackets: `GAPS`. Formulas were corrected where a measurement, of whichever shape, showed something that had been
-overlooked in the source. Errors are absolute; MiB and % are ranked each on its own, the 95th percentile is the nearest
-rank. *In ±* is within the error that was stated with the prediction."""
+following [torch's own rules](memory-gaps.md). Two more are of judged shapes, too: `GAPS`, which only brackets, and
+`MARLIN_APART`, which is from those rules, and was put in after loads of llama-2-13b had died. Formulas were corrected
+where a measurement, of whichever shape, showed something that had been overlooked in the source. Errors are absolute;
+MiB and % are ranked each on its own, the 95th percentile is the nearest rank. *In ±* is within the error that was
+stated with the prediction."""
 
 LEAST_TEXT = """**Through transformers, what counts as measured is the least that a load can need**, since what was
 allocated at a time need not lie together: the prediction is above it on purpose, by the rest of a page and a hidden
@@ -32,20 +33,24 @@ that from what lies between. Of {known} of these {cases} loads the two are at mo
 WIDE_TEXT = """Of {wide} the most is not known so well, since the allocator kept more than it needed and no limit was
 tried; those are predicted {least:.0f} to {most:.0f} MiB above the least: {names}."""
 
-DIED_TEXT = """That it is only the least was seen: {names} died of {more:.0f} MiB more than what counts as measured.
-Predicted are {predicted:.0f} MiB more."""
+DIED_TEXT = """That it is only the least was seen: {count} loads died of more than what counts as measured, of up to
+{more:.0f} MiB more: {names}."""
 
-FIRST_TEXT = """gptqmodel sets torch's allocator to expandable segments when it is imported. Where somebody has used
-CUDA before (in a webui an extension may have), and on Windows, torch's default allocator stays: K and V then lie
-among what the prompt's activations left, with gaps that are of no use. Measured they were {least:.2f} to {most:.2f}
-of the KV cache, so the middle is in the need and what it may be off in the error. **The target is not met here:
-{missed} of {cases} cases are off by more.** The stated error covers {covered} of {cases}. All shapes went into that
-bracket: none judges it. Nor is it known how well these gaps could be told before a load: [torch's own
-rules](memory-gaps.md), followed over every allocation of the models' forward passes, come to what was measured within
-4 MiB after most prompts, but up to 0.7 GB beside it after others, and of 68 loads under a limit six died where they say
-that it runs. In part that is since of two free blocks of one size the one at the lower address is taken, and addresses
-are not known before. Where they matter little the rules could narrow the bracket; BranchFit does not follow them
-yet."""
+FIRST_TEXT = """gptqmodel asks for expandable segments when it is imported, which counts only where nobody has used
+CUDA before. Where somebody has (in a webui an extension may have), BranchFit tells torch's allocator of them before it
+loads{late}. Default segments stay on Windows, which has no others, on AMD, and where the user's own settings ask for
+none. There K and V lie among what the prompt's activations left, with gaps that are of no use: measured {least:.2f} to
+{most:.2f} of the KV cache, so the middle is in the need and what it may be off in the error. **The target is not met
+here: {missed} of {cases} cases are off by more.** The stated error covers {covered} of {cases}; all shapes went into
+that bracket, and none judges it."""
+
+LATE_TEXT = """; {cases} loads above were begun so (`late`), and {in_target} of them are in the target"""
+
+FALLING_TEXT = """**No forecast that grows with the context can meet it there**, and one that does not would find no
+longest context that fits: {model} with {short} tokens took {more:.0f} MiB more than with {long}, which is more than
+both may be off together. What is lost depends on which gaps K and V just fit. It is not by chance: [torch's own
+rules](memory-gaps.md), followed over every allocation with segments where the driver puts them, come to the same MiB
+in most loads; but that takes seconds for one context, and says nothing of the next."""
 
 CASES_TEXT = """In bold what is out of the target. The error is made of three, in MiB: *after the load*, what torch held
 then (weights, fixed buffers, the KV cache where it is allocated whole; cuBLAS' workspace is predicted there and taken
@@ -100,8 +105,7 @@ def _died(cases: Sequence[Case]) -> list[str]:
     if not cases:
         return []
     more = max(case.died_at_bytes - case.measured_bytes for case in cases) / MIB
-    predicted = min(case.error_bytes for case in cases) / MIB
-    return [prose(DIED_TEXT, names=listed(cases), more=more, predicted=predicted)]
+    return [prose(DIED_TEXT, count=len(cases), names=listed(cases), more=more)]
 
 
 def listed(cases: Sequence[Case]) -> str:
@@ -109,26 +113,47 @@ def listed(cases: Sequence[Case]) -> str:
 
 
 def cuda_first(cases: Sequence[Case]) -> list[str]:
-    """Loads in which the allocator's gaps are bracketed, not predicted."""
-    if not cases:
+    """Loads in which the allocator's gaps are bracketed, not predicted; `cases` are all."""
+    first = [case for case in cases if case.cuda_first]
+    if not first:
         return []
     rows = []
-    for name in [*dict.fromkeys(case.runtime for case in cases), None]:
-        chosen = [case for case in cases if name in (None, case.runtime)]
+    for name in [*dict.fromkeys(case.runtime for case in first), None]:
+        chosen = [case for case in first if name in (None, case.runtime)]
         stated = [case.need.error_bytes / MIB for case in chosen]
         found = summary_cells(summed(chosen))
         rows.append([name or "**all**", *found[:-1], f"{min(stated):.0f} to {max(stated):.0f} MiB", found[-1]])
-    shares = [gaps_bytes(case) / case.need.kv_cache_bytes for case in cases]
+    shares = [gaps_bytes(case) / case.need.kv_cache_bytes for case in first]
+    late = [case for case in cases if "late" in case.record["switches"]]
+    told = prose(LATE_TEXT, cases=len(late), in_target=sum(case.in_target for case in late)) if late else ""
     text = prose(
         FIRST_TEXT,
+        late=told,
         least=min(shares),
         most=max(shares),
-        missed=sum(not case.in_target for case in cases),
-        covered=sum(case.covered for case in cases),
-        cases=len(cases),
+        missed=sum(not case.in_target for case in first),
+        covered=sum(case.covered for case in first),
+        cases=len(first),
     )
     head = ["runtime", "cases", "median", "95 %", "worst", "in target", "stated ±", "in ±"]
-    return ["## Where CUDA was used before gptqmodel was imported", text, grid(head, rows)]
+    return ["## With torch's default segments", text, grid(head, rows), *_falling(first)]
+
+
+def _falling(cases: Sequence[Case]) -> list[str]:
+    """The two loads whose measurements leave no room for a forecast that grows with the context; nothing else."""
+    pairs = [
+        (short.measured_bytes - long.measured_bytes, short, long)
+        for short in cases
+        for long in cases
+        if named({**short.record, "context": 0}) == named({**long.record, "context": 0})
+        and short.record["context"] < long.record["context"]
+        and short.measured_bytes - long.measured_bytes > short.allowed_error_bytes + long.allowed_error_bytes
+    ]
+    if not pairs:
+        return []
+    more, short, long = max(pairs, key=lambda pair: pair[0])
+    contexts = {"short": short.record["context"], "long": long.record["context"]}
+    return [prose(FALLING_TEXT, model=short.record["shape"], more=more / MIB, **contexts)]
 
 
 def gaps_bytes(case: Case) -> int:

@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from branchfit.memory.allocator import BLOCK, LARGE_SEGMENT, OWN_SEGMENT, ROUND, SMALL, SMALL_SEGMENT
 
 ADDRESSES = 2**50
-"""Bytes between two segments' addresses: more than any of them grows to (torch reserves 1 1/8 of the card)."""
+"""Bytes between two expandable segments' addresses: more than any of them grows to (torch reserves 1 1/8 of the
+card)."""
+
+ARENA_BYTES = (28 * 2**20, 340 * 2**20)
+"""Two stretches of addresses that CUDA has left of what it reserves at its start, once transformers' and gptqmodel's
+kernels lie there: driver 580.159.04, torch 2.11, read off segments that were recorded on an H100."""
+
+CHUNK_BYTES = 32 * 2**20
+"""What does not fit there gets addresses of its own, each time below all others, in multiples of this (as above)."""
 
 NO_LIMIT = 2**60
 """Bytes; also torch's `max_split_size` where nobody sets it."""
@@ -99,6 +107,39 @@ class Pool:
         return block
 
 
+@dataclass
+class Addresses:
+    """Where cudaMalloc puts default segments, which decides between free blocks of one size. `holes` are (address,
+    bytes), in their order; those of CUDA's start are above all chunks."""
+
+    holes: list[tuple[int, int]] = field(
+        default_factory=lambda: [((place + 1) * ADDRESSES, size) for place, size in enumerate(ARENA_BYTES)]
+    )
+    lowest: int = ADDRESSES // 2
+
+    def take(self, size: int) -> int:
+        """The lowest hole at CUDA's start that has room, else what is left of a chunk, else a new chunk."""
+        fitting = [hole for hole in self.holes if hole[1] >= size]
+        if fitting:
+            at, room = next((hole for hole in fitting if hole[0] >= ADDRESSES), fitting[0])
+            self.holes.remove((at, room))
+        else:
+            room = -(-size // CHUNK_BYTES) * CHUNK_BYTES
+            at = self.lowest = self.lowest - room
+        if room > size:
+            insort(self.holes, (at + size, room - size))
+        return at
+
+    def give(self, at: int, size: int) -> None:
+        """Together with free neighbours; chunks stay apart."""
+        merged: list[tuple[int, int]] = []
+        for one, room in sorted([*self.holes, (at, size)]):
+            if merged and sum(merged[-1]) == one and (one >= ADDRESSES or one % CHUNK_BYTES):
+                one, room = merged[-1][0], merged.pop()[1] + room
+            merged.append((one, room))
+        self.holes = merged
+
+
 class Allocator:
     """Default segments. In bytes: `reserved` of the card, `allocated` in blocks, and the most of both so far."""
 
@@ -107,7 +148,7 @@ class Allocator:
         self.reserved = self.allocated = self.peak_reserved = self.peak_allocated = 0
         self.small, self.large = Pool(True, SMALL_SEGMENT), Pool(False, LARGE_SEGMENT)
         self._blocks: dict[Hashable, tuple[Pool, Block]] = {}
-        self._segments = 0
+        self._addresses = Addresses()
 
     def take(self, name: Hashable, size_bytes: int) -> None:
         """A tensor of that size, known by that name until it is given back.
@@ -167,16 +208,13 @@ class Allocator:
         if self.reserved + segment > self.limit:
             return None
         self._reserve(segment)
-        return Block(self._address(), segment)
+        return Block(self._addresses.take(segment), segment)
 
     def _release(self, pool: Pool, block: Block) -> None:
         if block.before is None and block.after is None:
             pool.free.remove(block)
+            self._addresses.give(block.at, block.size)
             self._reserve(-block.size)
-
-    def _address(self) -> int:
-        self._segments += 1
-        return self._segments * ADDRESSES
 
     def _reserve(self, more: int) -> None:
         self.reserved += more
@@ -193,6 +231,7 @@ class Expandable(Allocator):
     def __init__(self, limit_bytes: int = NO_LIMIT, max_split_bytes: int = NO_LIMIT) -> None:
         super().__init__(limit_bytes)
         self.max_split = max_split_bytes
+        self._segments = 0
 
     def _fitting(self, pool: Pool, size: int) -> Block | None:
         """The smallest, one that can grow counting as what it can grow to; a block of `max_split_bytes` or more is for
@@ -233,7 +272,8 @@ class Expandable(Allocator):
                 room, block = room + block.size, block.after
             if room >= size:
                 return first
-        whole = Block(self._address(), ADDRESSES, mapped=False)
+        self._segments += 1
+        whole = Block(self._segments * ADDRESSES, ADDRESSES, mapped=False)
         pool.unmapped.add(whole)
         return whole
 

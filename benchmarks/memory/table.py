@@ -97,7 +97,12 @@ class Case:
 
     @property
     def in_target(self) -> bool:
-        return self.off_bytes <= max(ERROR_SHARE * self.measured_bytes, ERROR_BYTES)
+        return self.off_bytes <= self.allowed_error_bytes
+
+    @property
+    def allowed_error_bytes(self) -> float:
+        """What the target allows."""
+        return max(ERROR_SHARE * self.measured_bytes, ERROR_BYTES)
 
     @property
     def covered(self) -> bool:

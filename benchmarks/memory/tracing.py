@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+from branchfit.memory.transformers import MARLIN_SMS
 from branchfit.shape import ModelShape
 
 CUBLAS = "cuBLAS' workspace"
@@ -70,22 +71,31 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
         weakref.finalize(storage, self.events.append, Event("give", self._number)).atexit = False
 
 
+def marlin_sums(rows: int) -> int:
+    """Elements in fp32 (marlin_scratch_sizes_checked): a block of 16 to 64 rows by max_thread_n for each SM."""
+    return MARLIN_SMS * min(64, max(16, -(-rows // 16) * 16)) * 256
+
+
 class QuantisedLinear(torch.nn.Module):  # type: ignore[misc]
     """Allocates as one of gptqmodel's linears does: the output [tokens, out], and the weight [in, out] before it where
-    the kernel dequantises. A bias is added in place."""
+    the kernel dequantises. Behind it marlin's partial sums and, for act order, the reordered input. A bias is added in
+    place."""
 
     def __init__(self, linear: torch.nn.Linear, kernel: str) -> None:
         super().__init__()
         self.extents = linear.in_features, linear.out_features
-        self.bias, self.dequantises = linear.bias, kernel in DEQUANTISING
+        self.bias, self.kernel = linear.bias, kernel
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         shape = (*states.shape[:-1], self.extents[1])
         rows = states.reshape(-1, self.extents[0])
-        if self.dequantises:
+        if self.kernel in DEQUANTISING:
             out = torch.matmul(rows, rows.new_empty(self.extents))
         else:
             out = rows.new_empty(len(rows), self.extents[1])
+        if self.kernel == "marlin":
+            sums, reordered = rows.new_empty(marlin_sums(len(rows)), dtype=torch.float32), torch.empty_like(rows)
+            del reordered, sums
         if self.bias is not None:
             out.add_(self.bias)
         return out.reshape(shape)

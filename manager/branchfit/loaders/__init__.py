@@ -11,7 +11,7 @@ from .availability import Availability, available_runtimes, host_facts, of_loade
 from .fit import can_load
 from .host import Host, as_installed, check_host, this_host
 from .runtimes import ASSUMED, LOADERS, RUNTIMES, Runtime, Verdict, by_name
-from .segments import expandable_segments
+from .segments import ask_late, expandable_now, expandable_segments
 
 __all__ = [
     "ASSUMED",
@@ -22,10 +22,12 @@ __all__ = [
     "Runtime",
     "Verdict",
     "as_installed",
+    "ask_late",
     "available_runtimes",
     "by_name",
     "can_load",
     "check_host",
+    "expandable_now",
     "expandable_segments",
     "host_facts",
     "of_loader",

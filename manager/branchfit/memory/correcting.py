@@ -110,6 +110,7 @@ def happened(record: Record) -> Terms | None:
         error_bytes=prompt.error_bytes - prompt.unseen_error_bytes,
         unseen_bytes=0,
         unseen_error_bytes=0,
+        embedded_bytes=prompt.embedded_bytes,
     )
     return made if whole else replace(made, fixed_bytes=prompt.fixed_bytes)
 
@@ -129,7 +130,7 @@ def on_cards(terms: Terms, layers: Sequence[int], *, resident: bool = False) -> 
         size = terms.context_bytes + terms.fixed_bytes + count * (terms.layer_bytes + terms.kv_layer_bytes)
         size += (terms.first_bytes if first else 0) + (terms.last_bytes if last else 0)
         if not resident:
-            size += terms.transient_bytes + (terms.logits_bytes if last else 0)
+            size += terms.transient_bytes(first) + (terms.logits_bytes if last else 0)
         found.append(size)
     return tuple(found)
 

@@ -25,6 +25,7 @@ class Terms:
     only (embedding), `last_bytes` on the last (final norm, head). `fixed_bytes` are buffers each
     card has, `load_bytes` and `prefill_bytes` what comes and goes there while loading and while the
     full context is read (the larger counts), `logits_bytes` the last card's output.
+    `embedded_bytes` of `prefill_bytes` are on the first card alone: the embedded prompt, which stays there.
     `error_bytes` is for each card, `layer_error_bytes` for each layer on it.
     `unseen_bytes` of `prefill_bytes` lie between tensors where no count of what is allocated has them, and
     `unseen_error_bytes` of `error_bytes` are for them.
@@ -48,10 +49,11 @@ class Terms:
     cache: str = "fp16"
     unseen_bytes: int = 0
     unseen_error_bytes: int = 0
+    embedded_bytes: int = 0
 
-    @property
-    def transient_bytes(self) -> int:
-        return max(self.load_bytes, self.prefill_bytes)
+    def transient_bytes(self, first: bool = True) -> int:
+        """What comes and goes on the first card, or on another."""
+        return max(self.load_bytes, self.prefill_bytes - (0 if first else self.embedded_bytes))
 
 
 @dataclass(frozen=True)

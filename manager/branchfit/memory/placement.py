@@ -104,7 +104,7 @@ def _card_bytes(terms: Terms, first: bool, last: bool) -> int:
     return (
         terms.context_bytes
         + terms.fixed_bytes
-        + terms.transient_bytes
+        + terms.transient_bytes(first)
         + (terms.first_bytes if first else 0)
         + (terms.last_bytes + terms.logits_bytes if last else 0)
     )
@@ -117,7 +117,7 @@ def _need(terms: Terms, layers: Sequence[int], cards: Sequence[int], count: int)
         first, last = position == 0, position == len(cards) - 1
         on_card = number * terms.layer_bytes
         on_card += (terms.first_bytes if first else 0) + (terms.last_bytes if last else 0)
-        buffers = terms.fixed_bytes + terms.transient_bytes + (terms.logits_bytes if last else 0)
+        buffers = terms.fixed_bytes + terms.transient_bytes(first) + (terms.logits_bytes if last else 0)
         weights += on_card
         kv_cache += number * terms.kv_layer_bytes
         scratch += buffers

@@ -16,14 +16,21 @@ on CPU in fp16 for 4 (6.0), 3 (14.0) and 8 bits (8.0); 2 bits unpack as 4 do."""
 
 GAPS = (0.55, 0.65)
 """With torch's allocator as it is by default (no expandable segments), K and V of each layer lie in what earlier
-layers' activations have left, and the rests are of no use: 0.06 to 1.17 of the KV cache's bytes, measured over 67
-loads. The middle, and what it may be off either way. gptqmodel asks for expandable segments when it is imported, which
-counts where nobody has used CUDA before; Windows has none. Followed allocation by allocation on traces of the models'
-forward passes, torch's rules come to what was measured within 4 MiB after most prompts, and up to 0.7 GB beside it
-after others, in part since they depend on addresses (docs/memory-gaps.md); here they are not followed."""
+layers' activations have left, and the rests are of no use: 0.07 to 1.17 of the KV cache's bytes, measured over 70
+loads. The middle, and what it may be off either way. Windows and AMD have no others (loaders/segments.py). How much it
+is falls and rises with the context: 13B took 406 MiB less with 3104 tokens than with 3072. torch's rules, followed
+allocation by allocation on traces of the models' forward passes, come to just that (docs/memory-gaps.md), but a need
+that is not known to grow with the context has no longest context that fits."""
 
 PAGE_BYTES = 20 * MIB
 """Expandable segments grow by pages of this size (torch's kLargeBuffer), and the last is hardly ever full."""
+
+MARLIN_APART = 0.3
+"""Of the KV cache, with marlin and expandable segments: the most that is lost while the first token is generated. Each
+layer's K and V are made anew then, longer by a token, and between marlin's buffers the old ones' places do not join to
+ones that are long enough; of those that are longer than a page whole pages go back. torch's rules, followed
+(benchmarks/memory_gaps.py), come to 0.24 to 0.29 in models with as many key as query heads, 13B to 65B at 1024 to 2048
+tokens; 13B died at 2048 tokens with 223 MiB more than what is allocated, and ran with 282. Other kernels' join."""
 
 MARLIN_SMS = 132
 """Streaming multiprocessors of an H100/H200; marlin's workspace is 4 * max(SMs, 128) a linear."""
@@ -56,18 +63,24 @@ def _activations(weights: Weights, tokens: int, dequant_bytes: float) -> int:
     return max(product, dequantised, attention + int(dequant_bytes * weights.largest_linear)) + positions
 
 
-def allocator_gaps(weights: Weights, tokens: int, kv_layer: int, expandable: bool) -> tuple[int, int]:
+def allocator_gaps(
+    weights: Weights, tokens: int, kv_layer: int, expandable: bool, marlin: bool = False
+) -> tuple[int, int]:
     """What torch's allocator cannot use of what it holds, and what that may be off either way, in bytes.
 
     With expandable segments: the rest of a page, and about one hidden state of the prompt. That is what torch's rules
     come to where they are followed, allocation by allocation, under a limit that just suffices
-    (`benchmarks/memory_gaps.py`, docs/memory-gaps.md: 24 to 416 MiB in 50 loads, at most 268 from this).
+    (`benchmarks/memory_gaps.py`, docs/memory-gaps.md: 24 to 416 MiB in 122 loads, at most 268 from this).
     Mistral-7B, for which they come to some 200 MiB at 32768 tokens, died there with 150 and took 358 where there was
-    room.
+    room. With marlin up to `MARLIN_APART` more is lost, less what the prompt's activations have left free by then: half
+    of it counts, and half is in the error.
     """
     if expandable:
-        state = 2 * weights.shape.hidden * tokens
-        return PAGE_BYTES + state, state
+        state, half = 2 * weights.shape.hidden * tokens, 0
+        if marlin:
+            places = weights.shape.layers * min(kv_layer, 2 * PAGE_BYTES)  # a page each for K and V
+            half = max(0, int(MARLIN_APART * places) - _activations(weights, tokens, 0.0)) // 2
+        return PAGE_BYTES + state + half, state + half
     return int(GAPS[0] * kv_layer * weights.shape.layers), int(GAPS[1] * kv_layer * weights.shape.layers)
 
 
@@ -92,7 +105,8 @@ def _terms(
     kv_layer = weights.kv_layer_bytes(context_tokens, 4.0 * wide)
     activations = _activations(weights, context_tokens * wide, 0.0)
     with_dequantised = _activations(weights, context_tokens * wide, dequant_bytes)
-    gaps, gaps_error = allocator_gaps(weights, context_tokens, kv_layer, expandable) if not cpu else (0, 0)
+    marlin = runtime == "gptqmodel:marlin"
+    gaps, gaps_error = (0, 0) if cpu else allocator_gaps(weights, context_tokens, kv_layer, expandable, marlin)
     unmeasured = shape.experts or shape.model_type not in MEASURED_TYPES or not error_of(runtime).versions
     return Terms(
         runtime=runtime,
@@ -115,6 +129,7 @@ def _terms(
         layer_error_bytes=weights.error_bytes // shape.layers,
         unseen_bytes=gaps if expandable else 0,
         unseen_error_bytes=gaps_error if expandable else 0,
+        embedded_bytes=2 * wide * shape.hidden * context_tokens,
     )
 
 

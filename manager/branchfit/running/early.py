@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from ..loaders import ask_late, this_host
+
 _LEAST_WORKERS = 2
 """gptqmodel 7.6 takes half the cores as workers, and its pools ask for two (utils/threadx.py: "Virtual pool
 'model_loader:cpu' requests 2 workers"): with one or two cores that is an error."""
@@ -21,15 +23,18 @@ TRANSFORMERS_CACHE, in /tmp."""
 def import_gptqmodel(runtime: str) -> None:
     """Import it for a `gptqmodel:...` runtime, where nobody has yet; the environment stays as it was.
 
-    But for PYTORCH_ALLOC_CONF, which it is done for, and which torch reads when CUDA is first used. What fails here
-    is not raised: transformers imports it again, and says what is wrong.
+    But for PYTORCH_ALLOC_CONF, which it is done for. torch reads that when CUDA is first used; where somebody was
+    faster, its allocator is told now. What fails here is not raised: transformers imports it again, and says what is
+    wrong.
     """
-    if not runtime.startswith("gptqmodel:") or "gptqmodel" in sys.modules:
+    if not runtime.startswith("gptqmodel:"):
         return
-    with enough_workers(), _as_it_was(), contextlib.suppress(Exception):
-        # transformers first, as without us: it reads its folders from the environment when it is imported.
-        importlib.import_module("transformers")
-        importlib.import_module("gptqmodel")
+    if "gptqmodel" not in sys.modules:
+        with enough_workers(), _as_it_was(), contextlib.suppress(Exception):
+            # transformers first, as without us: it reads its folders from the environment when it is imported.
+            importlib.import_module("transformers")
+            importlib.import_module("gptqmodel")
+    ask_late(this_host())
 
 
 @contextlib.contextmanager

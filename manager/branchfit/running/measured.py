@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..gpus import Gpu, Machine, detect
-from ..loaders import expandable_segments, this_host
+from ..loaders import expandable_now, this_host
 from ..memory import Need
 from ..memory.records import Card
 from ..units import GIB, error_text, gib
@@ -110,7 +110,7 @@ class Meter:
         for index in gpus:
             cuda.reset_peak_memory_stats(index)
         if expandable is None:
-            self.expandable = expandable_segments(this_host(), torch=self._torch)
+            self.expandable = expandable_now(this_host(), self._torch)
         if any(gpu.kind != "cuda" for index, gpu in self._cards.items() if index in gpus):
             self.expandable = False  # as forecasts have it (told_of)
 

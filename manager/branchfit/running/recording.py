@@ -152,10 +152,11 @@ def recorder(
 
 def _parts(whole: Terms, cards: int) -> dict[str, Any]:
     """What is predicted at the full context, part by part, on so many cards."""
+    others = (cards - 1) * (whole.fixed_bytes + whole.transient_bytes(first=False))
     return {
         "weights_bytes": whole.layers * whole.layer_bytes + whole.first_bytes + whole.last_bytes,
         "kv_cache_bytes": whole.layers * whole.kv_layer_bytes,
-        "scratch_bytes": cards * (whole.fixed_bytes + whole.transient_bytes) + whole.logits_bytes,
+        "scratch_bytes": whole.fixed_bytes + whole.transient_bytes() + others + whole.logits_bytes,
         "context_bytes": cards * whole.context_bytes,
         "error_bytes": cards * whole.error_bytes + whole.layers * whole.layer_error_bytes,
     }
