@@ -266,7 +266,9 @@ def bench(given: argparse.Namespace) -> int:
                 [name for name in dict.fromkeys(case.runtime for case, _ in todo) if needs_nvcc(VARIANTS[name])]
             )
         runs.run(todo)
-        while given.least and time.monotonic() < runs.ends and (todo := asked_of(given, asked)):
+        done: list[tuple[Case, int | None]] = []
+        while given.least and (todo := asked_of(given, asked)) and todo != done:  # else nothing has come of it
+            done = list(todo)
             runs.run(todo)
         for build in runs.builds.values():
             build.kill()

@@ -206,6 +206,20 @@ def test_marlin_loses_more_between_tensors_where_the_cache_is_large(
     assert marlin.unseen_bytes >= other.unseen_bytes
 
 
+def test_what_marlin_loses_is_what_a_hand_works_out() -> None:
+    made = terms(variant(LLAMA_2_13B), "gptqmodel:marlin", 2048)
+    assert made is not None
+    # 40 layers with 20 MiB for K and for V; four hidden states, gate, up and their product, and the positions.
+    activations = 2048 * (4 * 2 * 5120 + 3 * 2 * 13824 + 4 * 128 + 5 * 8)
+    half = (int(0.3 * 40 * 40 * MIB) - activations) // 2
+    state = 20 * MIB
+    assert (made.unseen_bytes, made.unseen_error_bytes) == (20 * MIB + state + half, state + half)
+    assert made.embedded_bytes == state
+    # From 20 MiB a tensor on whole pages of its place go back: no more of them are lost.
+    longer = terms(variant(LLAMA_2_13B), "gptqmodel:marlin", 2304)
+    assert longer is not None and longer.unseen_bytes < made.unseen_bytes
+
+
 def test_marlin_loses_no_more_than_others_where_few_heads_are_kept() -> None:
     marlin, other = (terms(variant(LLAMA_2_70B), f"gptqmodel:{kernel}", 4096) for kernel in ("marlin", "triton"))
     assert marlin is not None and other is not None

@@ -103,6 +103,7 @@ def test_a_prompt_of_64_tokens_is_compared_with_64_tokens_and_not_with_the_full_
     # 32 layers x 32 heads x 128 x 4 bytes for K and V
     assert now.kv_layer_bytes * 32 == 32 * 32 * 128 * 4 * 64
     assert now.prefill_bytes < whole.prefill_bytes
+    assert now.embedded_bytes == 2 * 4096 * record.prompt_tokens < whole.embedded_bytes
     assert differences(record) == (0,)
 
 

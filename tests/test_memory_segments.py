@@ -87,6 +87,18 @@ def test_segments_lie_upwards_at_first_and_then_each_below_all_others() -> None:
     assert at.take(36 * MIB) == first
     at.give(third, 44 * MIB)
     assert at.take(40 * MIB) == third
+    # A chunk is whole again once all of it has gone; it does not join the next one.
+    whole = at.take(128 * MIB)
+    at.give(whole, 128 * MIB)
+    parts = at.take(32 * MIB), at.take(96 * MIB)
+    assert parts == (whole, whole + 32 * MIB)
+    at.give(parts[0], 32 * MIB)
+    at.give(parts[1], 96 * MIB)
+    assert at.take(128 * MIB) == whole
+    at.give(whole, 128 * MIB)
+    at.give(fourth, 100 * MIB)
+    at.give(fourth + 100 * MIB, 28 * MIB)
+    assert at.take(200 * MIB) < whole
 
 
 def test_of_two_free_blocks_of_one_size_the_later_segments_is_taken() -> None:

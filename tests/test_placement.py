@@ -69,6 +69,14 @@ def test_the_embedded_prompt_is_on_the_first_card_alone() -> None:
     )
 
 
+def test_a_later_card_takes_a_layer_in_the_embedded_prompts_place() -> None:
+    made = round_terms(prefill_bytes=512 * MIB, embedded_bytes=512 * MIB)
+    free = [6 * GIB + 256 * MIB, 5 * GIB + 768 * MIB]
+    assert fits(place(made, free), free) and spare_bytes(made, free) == 0
+    assert place(made, free).layers_per_gpu == (5, 5)
+    assert not fits(place(made, free[::-1]), free[::-1])
+
+
 @given(
     st.sampled_from([LLAMA_2_7B, LLAMA_2_70B]),
     st.sampled_from(["exllamav2", "gptqmodel:triton", "gptqmodel:exllama_v2"]),

@@ -145,24 +145,38 @@ def torch_of(said: Any, ready: bool = True, **more: Any) -> Any:
 
 
 class Told:
-    """torch in use, whose allocator takes what it is told: since 2.9 through torch._C, before through torch.cuda."""
+    """torch, in use if not said otherwise, whose allocator takes what it is told: through torch._C, before through
+    torch.cuda. `refuses` is "loudly", with an error, or "quietly"; `said` what it was told before, by the `name`
+    that 2.11's snapshot has for it."""
 
-    def __init__(self, newer: bool = True, hip: str | None = None, refuses: bool = False) -> None:
+    def __init__(
+        self,
+        newer: bool = True,
+        *,
+        hip: str | None = None,
+        refuses: str = "",
+        said: str | None = "",
+        name: str = "PYTORCH_CUDA_ALLOC_CONF",
+        ready: bool = True,
+    ) -> None:
         self.heard: list[str] = []
         self.expandable = False
         self.refuses = refuses
-        settings = SimpleNamespace(_snapshot=lambda: {"allocator_settings": {"expandable_segments": self.expandable}})
+        last = {} if said is None else {name: said}
+        settings = SimpleNamespace(
+            _snapshot=lambda: {"allocator_settings": {**last, "expandable_segments": self.expandable}}
+        )
         if not newer:
             settings._set_allocator_settings = self.tell
-        self.cuda = SimpleNamespace(is_initialized=lambda: True, memory=settings)
+        self.cuda = SimpleNamespace(is_initialized=lambda: ready, memory=settings)
         self._C = SimpleNamespace(**({"_accelerator_setAllocatorSettings": self.tell} if newer else {}))
         self.version = SimpleNamespace(hip=hip)
 
     def tell(self, settings: str) -> None:
-        if self.refuses:
-            raise ValueError("Unrecognized CachingAllocator option")
         self.heard.append(settings)
-        self.expandable = True
+        if self.refuses == "loudly":
+            raise ValueError("Unrecognized CachingAllocator option")
+        self.expandable = not self.refuses
 
 
 NO, YES = "max_split_size_mb:64", "max_split_size_mb:64, expandable_segments: True"
@@ -195,6 +209,7 @@ def test_once_cuda_is_used_it_is_what_torch_says(said: bool) -> None:
 def test_windows_has_none() -> None:
     assert not expandable_segments(host("win32"), {"PYTORCH_ALLOC_CONF": YES}, torch_of(True))
     assert not expandable_now(host("win32"), torch_of(True)) and expandable_now(host(), torch_of(True))
+    assert not expandable_now(host(), torch_of(False))
 
 
 def test_a_torch_that_does_not_tell_is_no_trouble() -> None:
@@ -220,9 +235,13 @@ def test_an_allocator_in_use_is_told_once(newer: bool, environ: dict[str, str]) 
         ("win32", {}, Told()),
         ("linux", {"PYTORCH_ALLOC_CONF": NO}, Told()),
         ("linux", {"PYTORCH_CUDA_ALLOC_CONF": NO}, Told(newer=False)),
+        ("linux", {}, Told(said=NO)),  # at run time, by somebody else in this process
+        ("linux", {}, Told(newer=False, said="expandable_segments:False")),
+        ("linux", {}, Told(said=NO, name="PYTORCH_ALLOC_CONF")),
+        ("linux", {}, Told(said=None)),
         ("linux", {}, Told(hip="6.4")),
         ("linux", {}, torch_of(False)),  # an old torch, that cannot be told
-        ("linux", {}, torch_of(None, ready=False)),
+        ("linux", {}, Told(ready=False)),
         ("linux", {}, None),
     ],
 )
@@ -233,9 +252,41 @@ def test_nobody_is_told_who_has_none_or_wishes_otherwise(platform: str, environ:
         assert not expandable_segments(host(platform), environ, torch)
 
 
-def test_a_torch_that_will_not_hear_is_no_trouble() -> None:
-    torch = Told(refuses=True)
-    assert not ask_late(host(), {}, torch) and not expandable_now(host(), torch)
+@pytest.mark.parametrize("how", ["loudly", "quietly"])
+def test_what_is_told_in_vain_is_no_trouble_and_promised_no_more(how: str) -> None:
+    torch = Told(refuses=how)
+    assert expandable_segments(host(), {}, torch)
+    assert not ask_late(host(), {}, torch) and len(torch.heard) == 1
+    assert not expandable_segments(host(), {}, torch) and not expandable_now(host(), torch)
+    assert not ask_late(host(), {}, torch) and len(torch.heard) == 1
+
+
+def test_an_older_torch_is_told_and_promised_nothing_before() -> None:
+    torch = Told(newer=False)
+    assert not expandable_segments(host(torch="2.9.1"), {}, torch)  # nobody has measured whether it hears
+    assert ask_late(host(torch="2.9.1"), {}, torch)
+    assert expandable_segments(host(torch="2.9.1"), {}, torch)
+
+
+def test_where_torch_does_not_say_what_it_has_the_meter_takes_what_the_forecast_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    silent = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True))
+    assert expandable_now(host(), silent) and expandable_segments(host(), {}, silent)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", NO)
+    assert not expandable_now(host(), silent) and not expandable_now(host("win32"), silent)
+
+
+def test_a_torch_that_is_not_all_there_is_no_trouble() -> None:
+    class Lazy:
+        @property
+        def hip(self) -> str:
+            raise ImportError("lazy")
+
+    torch = Told()
+    torch.version = Lazy()  # type: ignore[assignment]
+    assert not expandable_segments(host(), {}, torch) and not ask_late(host(), {}, torch)
 
 
 def test_a_load_tells_it_where_cuda_was_in_use_before(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +299,29 @@ def test_a_load_tells_it_where_cuda_was_in_use_before(seen: list[str], monkeypat
     torch.expandable = False  # somebody changed it meanwhile: the next load says it again
     import_gptqmodel("gptqmodel:triton")
     assert seen == ["transformers", "gptqmodel"] and len(torch.heard) == 2
+
+
+def test_a_load_heeds_what_the_user_asks_for(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = Told()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", NO)
+    import_gptqmodel("gptqmodel:triton")
+    assert "gptqmodel" in seen and not torch.heard
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "2.11.0"])
+def test_forecast_meter_and_load_agree_from_the_first_load_on(
+    seen: list[str], monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """The webui imports gptqmodel before its meter uses CUDA, and again when its own loader comes to it."""
+    settings = Told()
+    torch = sys.modules["torch"]
+    for name, part in (("_C", settings._C), ("version", settings.version)):
+        monkeypatch.setattr(torch, name, part, raising=False)
+    monkeypatch.setattr(torch.cuda, "memory", settings.cuda.memory, raising=False)
+    plan = LoadPlan("m", "Transformers", "gptqmodel:triton", {}, None, "", ())
+    meter = measuring_module.meter(plan, ONE_GPU, None)
+    import_gptqmodel("gptqmodel:triton")
+    assert meter is not None and meter.expandable
+    assert settings.heard == ["expandable_segments:True"]
+    assert expandable_segments(host(torch=version), None, torch)

@@ -15,7 +15,7 @@ from branchfit.memory.correcting import MOVED_BYTES, Corrections, happened, on_c
 from branchfit.memory.records import Card, RecordFile
 from branchfit.running.loaded import Loaded
 from branchfit.running.measured import Meter
-from branchfit.running.recording import Recorder, recorder
+from branchfit.running.recording import Recorder, _parts, recorder
 from branchfit.shape import read_shape
 from branchfit.variants import Variant
 from models import LLAMA_2_7B
@@ -105,6 +105,21 @@ def test_a_load_and_then_its_longest_prompt_are_recorded_as_one(file: RecordFile
     (again,) = file.read()
     assert again.load == first.load and (again.prompt_tokens, again.read_tokens) == (900, 1000)
     assert again.cards[0].peak_bytes == 7 * GIB + CONTEXT
+
+
+@pytest.mark.parametrize("free", [[24 * GIB], [4 * GIB, 5 * GIB], [3 * GIB] * 3])
+def test_the_parts_of_a_record_are_those_of_the_need_over_any_number_of_cards(free: list[int]) -> None:
+    whole = terms(SEVEN, RUNTIME, 2048)
+    assert whole is not None
+    need = place(whole, free)
+    assert all(need.layers_per_gpu)
+    assert _parts(whole, len(free)) == {
+        "weights_bytes": need.weights_bytes,
+        "kv_cache_bytes": need.kv_cache_bytes,
+        "scratch_bytes": need.scratch_bytes,
+        "context_bytes": need.context_bytes,
+        "error_bytes": need.error_bytes,
+    }
 
 
 @pytest.mark.parametrize("expandable", [True, False])

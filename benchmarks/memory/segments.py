@@ -116,6 +116,7 @@ class Addresses:
         default_factory=lambda: [((place + 1) * ADDRESSES, size) for place, size in enumerate(ARENA_BYTES)]
     )
     lowest: int = ADDRESSES // 2
+    chunks: set[int] = field(default_factory=set)
 
     def take(self, size: int) -> int:
         """The lowest hole at CUDA's start that has room, else what is left of a chunk, else a new chunk."""
@@ -126,6 +127,7 @@ class Addresses:
         else:
             room = -(-size // CHUNK_BYTES) * CHUNK_BYTES
             at = self.lowest = self.lowest - room
+            self.chunks.add(at)
         if room > size:
             insort(self.holes, (at + size, room - size))
         return at
@@ -134,7 +136,7 @@ class Addresses:
         """Together with free neighbours; chunks stay apart."""
         merged: list[tuple[int, int]] = []
         for one, room in sorted([*self.holes, (at, size)]):
-            if merged and sum(merged[-1]) == one and (one >= ADDRESSES or one % CHUNK_BYTES):
+            if merged and sum(merged[-1]) == one and one not in self.chunks:
                 one, room = merged[-1][0], merged.pop()[1] + room
             merged.append((one, room))
         self.holes = merged

@@ -26,7 +26,8 @@ def longest_context(
     """The longest context in tokens that fits these cards: a multiple of 256, or the limit itself.
 
     `limit_tokens` is the longest that is of interest, the model's own. 0 where not even 256 tokens fit, there is no
-    card, or nobody knows the variant's size. The other arguments are those of `terms`.
+    card, or nobody knows the variant's size: a limit below that counts as 256. The other arguments are those of
+    `terms`.
     """
     from . import terms  # this room's own front, which imports this module
 
@@ -53,12 +54,12 @@ def longest_of(made: Callable[[int], Terms | None], free_bytes: Sequence[int], l
         spare = spare_bytes(terms, free)
         return spare >= 0, spare
 
-    whole, short = left(limit_tokens)
+    whole, short = left(max(limit_tokens, CONTEXT_STEP))
     if whole:
         return limit_tokens
     # In steps: the limit itself stands as the one after the last whole step below it.
     low, high = 1, (limit_tokens - 1) // CONTEXT_STEP + 1
-    if high == low:
+    if high <= low:
         return 0
     some, spare = left(CONTEXT_STEP)
     if not some:

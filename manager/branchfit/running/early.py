@@ -1,4 +1,5 @@
-"""gptqmodel, imported before anything uses CUDA: only then it gets the expandable segments that it asks for."""
+"""gptqmodel, imported before anything uses CUDA, so that it gets the expandable segments that it asks for; where CUDA
+was in use before, torch is told of them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..gpus import Gpu, Machine, detect
-from ..loaders import expandable_now, this_host
+from ..loaders import ask_late, expandable_now, this_host
 from ..memory import Need
 from ..memory.records import Card
 from ..units import GIB, error_text, gib
@@ -110,6 +110,8 @@ class Meter:
         for index in gpus:
             cuda.reset_peak_memory_stats(index)
         if expandable is None:
+            if runtime.startswith("gptqmodel:"):
+                ask_late(this_host(), torch=self._torch)  # CUDA is in use from here on, with what it was told before
             self.expandable = expandable_now(this_host(), self._torch)
         if any(gpu.kind != "cuda" for index, gpu in self._cards.items() if index in gpus):
             self.expandable = False  # as forecasts have it (told_of)
