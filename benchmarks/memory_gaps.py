@@ -1,11 +1,14 @@
 """What torch's allocator needs beyond what is allocated: its rules followed over traces, beside what was measured.
 
     python benchmarks/memory_gaps.py [--shapes NAME ...] [--tokens 2] [--out FILE]
+    python benchmarks/memory_gaps.py --follow marlin --shapes llama-65b --contexts 1024 1536 2048
 
 It needs torch and transformers, and no GPU. Of each load that was measured through gptqmodel
 (benchmarks/memory/h100-80gb-hbm3.jsonl) transformers' own forward pass is traced (`memory.tracing`) and
 allocated by torch's rules (`memory.segments`) under one limit after another. What counts is transformers' version: a
 pass that allocates in another order needs another limit. Traced is the one that is installed; measured was 5.17.0.
+
+With --follow it says of that kernel what loads need that nobody measured, with expandable segments.
 
 How a load is laid out, and how its least limit is found: `memory.layouts`.
 """
@@ -20,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memory.cases import SHAPES, Record, expandable, options_of, variant_of
+from memory.cases import ACT_128G, SHAPES, Record, expandable, options_of, variant_of
 from memory.cells import grid, prose
 from memory.layouts import TOLERANCE_BYTES, Load, events, needs, read, runs
 from memory.segments import Allocator
@@ -148,6 +151,23 @@ def section(title: str, rows: Sequence[Row], new_tokens: int, card_bytes: int) -
     ]
 
 
+def followed(kernel: str, shapes: Iterable[str], contexts: Iterable[int], new_tokens: int) -> str:
+    """What loads of these need by torch's rules, measured or not, at 4 bits with groups of 128 in act order."""
+    rows = []
+    for shape in shapes:
+        load = Load(kernel, shape, ACT_128G, "gptqmodel")
+        weights = weigh(variant_of({"shape": shape, "branch": ACT_128G}))
+        assert weights is not None
+        for context in contexts:
+            peak, least, always = needs(load, context, new_tokens)
+            taken, error = allocator_gaps(
+                weights, context, weights.kv_layer_bytes(context, 4.0), True, kernel == "marlin"
+            )
+            need = above(least) if least == always else f"{above(least)}, {above(always)}"
+            rows.append([shape, str(context), f"{peak / MIB:.0f}", need, f"{above(taken)} ± {error / MIB:.0f}"])
+    return grid(("model", "tokens", "allocated", "needs", "takes"), rows)
+
+
 def cells(row: Row, new_tokens: int, card_bytes: int) -> list[str]:
     peak, least, always = needs(row.load, row.context, new_tokens)
     taken, error = row.taken
@@ -181,8 +201,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shapes", nargs="+", metavar="NAME", choices=sorted(SHAPES), help="only these models")
     parser.add_argument("--tokens", type=int, default=2, help="generated behind each prompt (measured: 64)")
+    parser.add_argument("--follow", choices=("triton", "exllama_v2", "marlin"), help="a kernel, instead of the page")
+    parser.add_argument("--contexts", nargs="+", type=int, default=[2048], metavar="N", help="tokens, with --follow")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the tables go (default: they are printed)")
     given = parser.parse_args()
+    if given.follow:
+        print(followed(given.follow, given.shapes or ["llama-2-13b"], given.contexts, given.tokens))
+        return 0
     import transformers
 
     started = time.monotonic()

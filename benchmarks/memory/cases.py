@@ -19,6 +19,8 @@ Record = dict[str, Any]
 SHAPES: Mapping[str, ModelShape] = {
     "llama-2-7b": ModelShape("llama", 4096, 11008, 32, 32, 32, 128, 32000, 4096),
     "llama-2-13b": ModelShape("llama", 5120, 13824, 40, 40, 40, 128, 32000, 4096),
+    "llama-30b": ModelShape("llama", 6656, 17920, 60, 52, 52, 128, 32000, 2048),
+    "llama-65b": ModelShape("llama", 8192, 22016, 80, 64, 64, 128, 32000, 2048),
     "codellama-34b": ModelShape("llama", 8192, 22016, 48, 64, 8, 128, 32000, 16384),
     "llama-2-70b": ModelShape("llama", 8192, 28672, 80, 64, 8, 128, 32000, 4096),
     "mistral-7b": ModelShape("mistral", 4096, 14336, 32, 32, 8, 128, 32000, 32768),
@@ -28,7 +30,8 @@ SHAPES: Mapping[str, ModelShape] = {
     "qwen3-8b": ModelShape("qwen3", 4096, 12288, 36, 32, 8, 128, 151936, 40960, qk_norm=True),
     "tiny": ModelShape("llama", 256, 512, 2, 4, 2, 64, 512, 512),
 }
-"""From each model's config.json; "tiny" is for trying the harness without a GPU."""
+"""From each model's config.json; "tiny" is for trying the harness without a GPU. Llama 30B and 65B are only followed,
+not measured."""
 
 RECIPES: Mapping[str, Recipe] = {
     "main": Recipe(4, None, act_order=True),

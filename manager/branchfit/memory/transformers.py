@@ -29,9 +29,10 @@ MARLIN_APART = 0.3
 """Of the KV cache, with marlin and expandable segments: the most that is lost while the first token is generated. Each
 layer's K and V are made anew then, longer by a token, and between marlin's buffers the old ones' places do not join to
 ones that are long enough; of those that are longer than a page whole pages go back. torch's rules, followed
-(benchmarks/memory_gaps.py), come to 0.24 to 0.29 in models with as many key as query heads, 13B to 65B at 1024 to 2048
-tokens; 13B died at 2048 tokens with 223 MiB more than what is allocated, and ran with 282. Other kernels' join. Over
-several cards it is counted on each as if all layers lay there, which is the most that it can be."""
+(benchmarks/memory_gaps.py --follow marlin), come to 0.24 to 0.29 in models with as many key as query heads, 13B to 65B
+at 1024 to 2048 tokens; 13B died at 2048 tokens with 223 MiB more than what is allocated, and ran with 282. Other
+kernels' join. Over several cards it is counted on each as if all layers lay there, which is the most that it can
+be."""
 
 MARLIN_SMS = 132
 """Streaming multiprocessors of an H100/H200; marlin's workspace is 4 * max(SMs, 128) a linear."""
