@@ -36,19 +36,19 @@ from branchfit.units import MIB
 RECORDS = Path(__file__).resolve().parent / "memory" / "h100-80gb-hbm3.jsonl"
 
 TEXT = """Printed by `benchmarks/memory_gaps.py`: the models' own forward passes, traced, and torch's rules followed
-over every allocation of them, beside loads that were measured on a GPU ([memory-measured.md](memory-measured.md)).
-Of two free blocks of one size the one at the lower address is taken; segments lie where the driver puts them, as it was
+over every allocation of them, beside loads that were measured on a GPU ([memory-measured.md](memory-measured.md)). Of
+two free blocks of one size the one at the lower address is taken; segments lie where the driver puts them, as it was
 seen to do on an H100: upwards in what CUDA has left of its first addresses, as long as there is room, then each below
 all others. marlin's repacking is by its source alone.
 
-Traced with transformers {version}, and {tokens} tokens behind each prompt. All in MiB. *Allocated* is the
-most that was, measured, and how much more the simulation has; all behind it is above that. *Needs* is the least limit
-under which the simulation comes to its end; where one that was tried above that fails, also the least above which
-none does. *Takes* is BranchFit's figure for it, and the part of its stated error that is for this alone. *Died* and
-*ran* are the trials with the most and with the least. *Reserved* is the most that the allocator had in the prompt and
-the tokens behind it where nothing was limited, measured and *simulated*. torch and triton allocate alike; *alone* are
-loads with expandable segments asked for by the environment, or by BranchFit when CUDA was in use, without gptqmodel's
-max_split_size."""
+Traced with transformers {version}, and {tokens} tokens behind each prompt. All in MiB. *Allocated* is the most that
+was, measured, and how much more the simulation has; all behind it is above that. *Needs* is the least limit under
+which the simulation comes to its end; where there are two figures, the first is the lowest that sufficed, and from the
+second on all did. *Takes* is BranchFit's figure for it, and the part of its stated error that is for this alone.
+*Died* and *ran* are the trials with the most and with the least. *Reserved* is the most that the allocator had in the
+prompt and the tokens behind it where nothing was limited, measured and *simulated*. torch and triton allocate alike;
+*alone* are loads with expandable segments asked for by the environment, or by BranchFit when CUDA was in use, without
+gptqmodel's max_split_size."""
 
 NEAR_BYTES = 10 * MIB
 """Half a page, and half of the least segment of a large tensor."""

@@ -103,6 +103,20 @@ def test_on_one_24_gib_card_nothing_fits_and_the_answer_says_what_would_help() -
     assert "One more GPU with" in answer.reason
 
 
+def test_what_is_missing_is_told_card_by_card() -> None:
+    answer = ask("24GiB@8.9", "12GiB@8.9", context_tokens=32768)
+    nearest = max((one for one in answer.assessments if one.need), key=lambda one: one.room_bytes)
+    assert nearest.need is not None
+    short = [
+        need + error - free
+        for need, error, free in zip(
+            nearest.need.per_gpu_bytes, nearest.need.error_per_gpu_bytes, nearest.free_bytes, strict=True
+        )
+    ]
+    assert min(short) > 0
+    assert f"short by {short[0] / GIB:.1f} GiB on GPU 0 and {short[1] / GIB:.1f} GiB on GPU 1." in answer.reason
+
+
 def test_the_further_gpu_that_is_promised_would_do() -> None:
     words = ask("24GiB@8.9").reason.split()
     size = int(words[words.index("more") + 3])

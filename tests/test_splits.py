@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchfit.memory import Need
+from branchfit.checkpoint import checkpoint_bytes
+from branchfit.gpus import parse_gpus
+from branchfit.memory import Need, place, terms
 from branchfit.memory.splits import (
     Modules,
     accelerate_split,
@@ -18,7 +23,7 @@ from branchfit.memory.splits import (
     split_text,
 )
 from branchfit.recommend import Assessment
-from branchfit.recommend.sharing import told_words
+from branchfit.recommend.sharing import order_words, told_words
 from branchfit.shape import ModelShape, checkpoint_tensors, read_shape
 from branchfit.variants import Variant
 from models import LLAMA_2_70B, MIXTRAL_8X7B, QWEN2_05B
@@ -151,6 +156,23 @@ def test_the_answer_over_several_gpus_says_what_exllama_is_told_of_them() -> Non
     )
     assert "installed" not in said("exllama", laid) and said("exllama", laid).startswith("exllama puts")
     assert said("gptqmodel:triton", laid) == said("exllamav2", need((80, 0, 0))) == ""
+
+
+def test_an_order_of_gpus_that_a_webuis_loader_would_overfill_is_said_with_one_that_it_does_not() -> None:
+    variant = Variant("b", bits=3, group_size=64, act_order=True, shape=read_shape(LLAMA_2_70B))
+    variant = replace(variant, size_bytes=checkpoint_bytes(read_shape(LLAMA_2_70B), 3, 64))
+    said = {}
+    for runtime, sizes in itertools.product(("gptqmodel:torch", "exllamav2"), ((24, 12), (12, 24), (48, 0))):
+        made = terms(variant, runtime, 4096)
+        assert made is not None
+        free = tuple(size * GIB for size in sizes)
+        gpus = parse_gpus([f"{size or 1}GiB@8.6" for size in sizes]).gpus
+        placed = Assessment(variant, "AutoGPTQ", runtime, True, place(made, free), 0, 4096, "", "", free)
+        said[runtime, sizes] = order_words(placed, gpus)
+    told = said.pop(("gptqmodel:torch", (24, 12)))
+    assert "40 and 40 layers where 57 and 23 are planned, and GPU 1 would need 16.3 GiB of 12.0 GiB" in told
+    assert "CUDA_VISIBLE_DEVICES=1,0" in told
+    assert set(said.values()) == {""}
 
 
 counts = st.lists(st.integers(0, 4), min_size=2, max_size=4).filter(lambda layers: sum(layers) == 4)

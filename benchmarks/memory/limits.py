@@ -11,9 +11,9 @@ from .table import Trial
 
 TEXT = """The same loads with torch's allocator held to a limit (`set_per_process_memory_fraction`); with the CUDA
 context that is what the process can take. The limits are what was said to be just enough at the time, error included;
-97 % of what was allocated at most, in which nothing can run; and of some loads the halves between. Judged is what is
-said now: it is said to fit where need plus error is at most the limit. Where a load died of what had been said to be
-enough, its need or error was raised for that; the last were two of marlin's."""
+97 % of what was allocated at most, in which nothing can run; and of some loads the halves between. The verdict is
+today's forecast, not the one at the time: it is said to fit where need plus error is at most the limit. Where a load
+died of what had been said to be enough, its need or error was raised for that; the last were two of marlin's."""
 
 SHOWN = """Of the {loads} loads that were tried {shown} ran with no more than need and error, so that a yes holds for
 them, tried or not; {more} ran with more."""

@@ -10,7 +10,7 @@ from branchfit.errors import BranchFitError, LoadError
 from branchfit.gpus import Machine
 from branchfit.loaders import Host as Packages
 from branchfit.memory import Need
-from branchfit.memory.splits import LoaderSplit, loader_split, stored_modules
+from branchfit.memory.splits import LoaderSplit, loader_split, overfilled, stored_modules
 from branchfit.shape import read_shape
 from branchfit.units import gib
 
@@ -57,22 +57,20 @@ def shared_out(told: LoaderSplit, need: Need, machine: Machine, loader: str) -> 
     laid = told.layers_per_gpu
     if laid is None or laid == need.layers_per_gpu:
         return ()
-    layers = sum(need.layers_per_gpu)
-    each = (need.weights_bytes + need.kv_cache_bytes) // layers
     said = (
         f"the webui's {loader} loader leaves the layers to accelerate, which keeps all GPUs but the last near an equal "
         f"share: {_list(laid)} of them on GPU {_list([gpu.index for gpu in machine.gpus])}, where "
         f"{_list(need.layers_per_gpu)} were planned"
     )
-    for gpu, size, here, planned in zip(machine.gpus, need.per_gpu_bytes, laid, need.layers_per_gpu, strict=True):
-        wanted = size + (here - planned) * each
-        if here > planned and wanted > gpu.free_bytes:
-            order = sorted(range(len(machine.gpus)), key=lambda place: machine.gpus[place].free_bytes)
-            visible = ",".join(str(machine.gpus[place].index) for place in order)
-            raise LoadError(
-                f"{said}; GPU {gpu.index} would need {gib(wanted)} and has {gib(gpu.free_bytes)} free. Start the webui "
-                f"with the GPUs in another order, the one with most room last: CUDA_VISIBLE_DEVICES={visible}."
-            )
+    over = overfilled(laid, need, [gpu.free_bytes for gpu in machine.gpus])
+    if over is not None:
+        gpu, wanted = machine.gpus[over[0]], over[1]
+        order = sorted(range(len(machine.gpus)), key=lambda place: machine.gpus[place].free_bytes)
+        visible = ",".join(str(machine.gpus[place].index) for place in order)
+        raise LoadError(
+            f"{said}; GPU {gpu.index} would need {gib(wanted)} and has {gib(gpu.free_bytes)} free. Start the webui "
+            f"with the GPUs in another order, the one with most room last: CUDA_VISIBLE_DEVICES={visible}."
+        )
     return (f"{said[0].upper()}{said[1:]}.",)
 
 

@@ -36,7 +36,8 @@ def fit_command(
 
     REPO is owner/name, owner/name:branch for one branch, or the page's address. Contexts are looked for in steps of
     256 tokens, up to the model's own; with --context further if need be, and those that have room for so many are
-    marked. The runtime is the one `recommend` would take. Exit code 3 where no branch fits at any context.
+    marked. The runtime is the one `recommend` would take, or where nothing has room for
+    the planned context the one with the longest. Exit code 3 where no branch fits at any context.
     """
     found = gathered(repo, card, config)
     machine, available = target(gpu, loader, runtime)

@@ -210,6 +210,17 @@ def loader_split(
     return accelerate_split(modules, need, balanced=runtime != "gptq_for_llama", by_leaf=by_leaf)
 
 
+def overfilled(laid: Sequence[int], need: Need, free_bytes: Sequence[int]) -> tuple[int, int] | None:
+    """The first card that a loader gives more layers than `need` does and more than is free there, with what it would
+    hold; None where there is none."""
+    each = (need.weights_bytes + need.kv_cache_bytes) // sum(need.layers_per_gpu)
+    for card, (here, planned) in enumerate(zip(laid, need.layers_per_gpu, strict=True)):
+        wanted = need.per_gpu_bytes[card] + (here - planned) * each
+        if here > planned and wanted > free_bytes[card]:
+            return card, wanted
+    return None
+
+
 def split_text(per_gpu_bytes: Sequence[int], digits: int = 6) -> str:
     """`gpu_split` as the loaders read it: GB of 2^30 a card; to a KiB with 6 digits, which is finer than any module."""
     return ",".join(f"{share / 2**30:.{digits}f}".rstrip("0").rstrip(".") for share in per_gpu_bytes)

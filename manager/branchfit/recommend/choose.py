@@ -13,7 +13,7 @@ from ..variants import VariantList
 from .answer import DEFAULT_CONTEXT_TOKENS, Choice, Recommendation
 from .assess import assess, each_runtime
 from .order import rank
-from .sharing import told_words
+from .sharing import order_words, told_words
 from .words import why_chosen, why_not, why_nothing
 
 
@@ -53,7 +53,7 @@ def recommend(
             chosen.need.split_bytes,
             chosen.max_context_tokens,
         )
-        notes += filter(None, [told_words(chosen, context)])
+        notes += filter(None, [told_words(chosen, context), order_words(chosen, gpus)])
         assessed = [replace(a, verdict=why_not(a, chosen, prefer, branch)) if a.fits else a for a in assessed]
     else:
         assessed = [

@@ -116,6 +116,23 @@ def why_not(assessment: Assessment, chosen: Assessment, prefer: str | None, aske
     return f"not taken: {why}"
 
 
+def _short_words(nearest: Assessment, gpus: Sequence[Gpu]) -> str:
+    """What is missing, card by card where that is on several: what one lacks another cannot make up for."""
+    need = nearest.need
+    assert need is not None
+    missing = [
+        (gpu.index, wanted + error - free)
+        for gpu, wanted, error, free in zip(
+            gpus, need.per_gpu_bytes, need.error_per_gpu_bytes, nearest.free_bytes, strict=True
+        )
+        if wanted + error > free
+    ]
+    if len(missing) < 2:
+        return gib(-nearest.room_bytes)
+    each = [f"{gib(short)} on GPU {index}" for index, short in missing]
+    return f"{', '.join(each[:-1])} and {each[-1]}"
+
+
 def why_nothing(
     assessed: Sequence[Assessment],
     each: Sequence[Assessment],
@@ -142,7 +159,7 @@ def why_nothing(
         return f"No branch can be loaded here. {why}.{_sister_words(sisters)}" if not others else f"{why}.{fitting}"
     nearest = max(loadable, key=lambda a: a.room_bytes)
     margin = margin_only(nearest.need, nearest.free_bytes) if nearest.need is not None else ""
-    missing = f"; {margin}" if margin else f", short by {gib(-nearest.room_bytes)}"
+    missing = f"; {margin}" if margin else f", short by {_short_words(nearest, gpus)}"
     cpu = gpus[0].kind == "cpu"
     usable = [size for size in nearest.free_bytes if size]
     free = gib(sum(usable))
