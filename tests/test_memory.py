@@ -160,6 +160,23 @@ def test_gptqmodels_exllama_v2_buffers_are_what_its_source_gives(config: dict[st
     assert made.fixed_bytes - CUBLAS == pytest.approx(mib * MIB, abs=MIB / 2)
 
 
+@pytest.mark.parametrize("act_order", [True, False])
+def test_auto_gptq_has_the_kernel_of_its_version(act_order: bool) -> None:
+    seven = variant(LLAMA_2_7B, act_order=act_order)
+    newer, unknown, older = (terms(seven, "auto_gptq", 4096, version=version) for version in ("0.5.0", None, "0.4.2"))
+    assert newer is not None and unknown is not None and older is not None
+    assert newer == unknown and newer.fixed_bytes - CUBLAS == pytest.approx(774 * MIB, abs=MIB / 2)
+    # temp_dq: 2 bytes a weight of the widest linear; with act order the CUDA kernel, which dequantises as it goes.
+    widest = 4096 * 11008
+    assert older.fixed_bytes - CUBLAS == (0 if act_order else 2 * widest)
+    cuda = terms(variant(LLAMA_2_7B, bits=8, act_order=act_order), "auto_gptq", 4096, version="0.4.2")
+    assert cuda is not None and cuda.fixed_bytes == CUBLAS
+    if act_order:
+        assert older.prefill_bytes > newer.prefill_bytes
+    else:
+        assert older.prefill_bytes == newer.prefill_bytes
+
+
 def test_what_groups_cost_at_33b_is_what_exllamas_readme_measured() -> None:
     # README of ExLlama v1: 33B, group 128 against none: 596 MB (MiB) measured; the formula gives 588.
     with_groups = terms(variant(LLAMA_33B, group=128, act_order=False), "exllama", 2048)

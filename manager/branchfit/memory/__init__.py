@@ -63,8 +63,8 @@ def terms(
 ) -> Terms | None:
     """What `variant` is made of on `runtime` at a context; None where its size is not known at all.
 
-    `cache` is one of `cache_types(runtime)`; `version` the runtime's package version, None for those
-    measured: of another the error is twice as wide.
+    `cache` is one of `cache_types(runtime)`; `version` the runtime's package version, None for those measured, and for
+    AutoGPTQ 0.7.1: of another the error is twice as wide, and AutoGPTQ before 0.5 has another kernel.
     `cpu` is True on a machine without a GPU, where `gptqmodel:torch` and `auto_gptq` run, in fp32.
     `triton` is whether `gptqmodel:torch` can dequantise through triton on the GPU; `expandable` whether torch's
     allocator has expandable segments, as gptqmodel asks for; `plain_attention` whether exllamav2 has neither flash-attn
@@ -76,7 +76,7 @@ def terms(
     if runtime == "gptqmodel:torch":
         made = gptqmodel_torch_terms(weights, context_tokens, cpu=cpu, triton=triton, expandable=expandable)
     elif runtime == "auto_gptq":
-        made = auto_gptq_terms(weights, context_tokens, cpu=cpu)
+        made = auto_gptq_terms(weights, context_tokens, cpu=cpu, version=version)
     elif runtime == "exllamav2":
         made = exllamav2_terms(weights, context_tokens, cache, plain_attention)
     elif runtime in _GPTQMODEL:

@@ -7,7 +7,7 @@ Read in gptqmodel 7.6.0 (nn_modules/qlinear), auto-gptq 0.7.1 (nn_modules/qlinea
 from __future__ import annotations
 
 from .parts import CPU_PROCESS_BYTES, CPU_PROCESS_ERROR_BYTES, MIB, Terms
-from .residuals import error_of
+from .residuals import error_of, is_older
 from .weights import Weights
 
 EAGER_DEQUANT_BYTES: dict[float, float] = {2: 6.0, 3: 14.0, 4: 6.0, 8: 8.0}
@@ -217,15 +217,27 @@ def gptqmodel_torch_terms(
     )
 
 
-def auto_gptq_terms(weights: Weights, context_tokens: int, *, cpu: bool = False) -> Terms:
-    """AutoGPTQ 0.7.1: everything resident, zero biases too; on the GPU its exllamav2 kernel at 4 bits,
-    else eager dequantisation of one linear at a time."""
+def auto_gptq_terms(weights: Weights, context_tokens: int, *, cpu: bool = False, version: str | None = None) -> Terms:
+    """AutoGPTQ 0.7.1: everything resident, zero biases too; on the GPU its exllamav2 kernel at 4 bits, else the CUDA
+    kernel, which dequantises one linear at a time eagerly when it reads a prompt.
+
+    Before 0.5, which brought that kernel, exllama's at 4 bits, as the webui tab sets it: without act order, which needs
+    no room to reorder its input. Its temp_dq is the widest linear in fp16 (0.4.2, modeling/_utils.py:
+    autogptq_post_init).
+    """
     layer = _packed(weights) + weights.zero_bias
     fixed, dequant = 0, _eager_dequant_bytes(weights, cpu)
-    if weights.bits == 4 and not cpu:
+    older = is_older(version, _WITH_EXLLAMAV2)
+    if weights.bits == 4 and not cpu and older and not weights.act_order:
+        fixed, dequant = 2 * weights.largest_linear, 0.0
+    if weights.bits == 4 and not cpu and not older:
         layer += weights.g_idx if weights.grouped else 0  # the kernel's permutations
         fixed, dequant = _exllama_v2_fixed(weights), 0.0
     return _before_5("auto_gptq", weights, context_tokens, layer, dequant, fixed, cpu)
+
+
+_WITH_EXLLAMAV2 = (0, 5)
+"""The AutoGPTQ that has qlinear_exllamav2.py: 0.5.0; 0.4.2 has it not."""
 
 
 def gptq_for_llama_terms(weights: Weights, context_tokens: int) -> Terms:
