@@ -39,7 +39,7 @@ ACTIVATIONS = 2048 * (8 * 1024 + 6 * 2048) + POSITIONS
 
 EAGER = 2048 * (8 * 1024 + 4 * 2048) + 6 * 1024 * 2048 + POSITIONS
 CUBLAS = 32 * MIB
-GAPS = int(0.55 * 8_388_608)
+GAPS = int(0.38 * 8_388_608)
 """Of the cache's two layers, in torch's default allocator."""
 
 PAGES = 20 * MIB + 2048 * 2 * 1024
@@ -66,7 +66,7 @@ EXLLAMA_V2_BUFFERS = 2 * 1024 * 2048 + 2048 * 2048 * 8 * 4
          4_194_304, 20_971_520 + 4_194_304 + 1_048_576 + CUBLAS, 0, 5 * 4_194_304 + 2 * 8 * 2048 * 2048 * 2, 6048),
         ("gptqmodel:exllama_v2", {}, PACKED + 32_768 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304,
          EXLLAMA_V2_BUFFERS + CUBLAS, 0, ACTIVATIONS + PAGES, 6000),
-        # the default allocator's gaps in place of the expandable segments' pages: 0.55 of the cache's two layers
+        # the default allocator's gaps in place of the expandable segments' pages: 0.38 of the cache's two layers
         ("gptqmodel:exllama_v2", {"expandable": False}, PACKED + 32_768 + 4096, 2_048_000, 2048 + 2_048_000, 4_194_304,
          EXLLAMA_V2_BUFFERS + CUBLAS, 0, ACTIVATIONS + GAPS, 6000),
         # qzeros dropped, g_idx twice, 4 x 132 a linear

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from branchfit.memory.transformers import GAPS
 from branchfit.units import MIB
 
 from .cases import Record, expandable
@@ -18,11 +19,11 @@ WIDE_BYTES = 300 * MIB
 FITTED_TEXT = """*Fitted* are the cases of {fitted}, from which constants were taken: the CUDA contexts and cuBLAS'
 workspace. *Judged* are {judged}: no constant is from them, but that transformers' CUDA context is the largest of all
 shapes', some MiB above the fitted ones'. All else is from the runtimes' sources, what expandable segments lose from
-following [torch's own rules](memory-gaps.md). Two more are of judged shapes, too: `GAPS`, which only brackets, and
-`MARLIN_APART`, which is from those rules, and was put in after loads of llama-2-13b had died. Formulas were corrected
-where a measurement, of whichever shape, showed something that had been overlooked in the source. Errors are absolute;
-MiB and % are ranked each on its own, the 95th percentile is the nearest rank. *In ±* is within the error that was
-stated with the prediction."""
+following [torch's own rules](memory-gaps.md). Two more are of judged shapes, too: the width of `GAPS`, which only
+brackets, and `MARLIN_APART`, which is from those rules, and was put in after loads of llama-2-13b had died. Formulas
+were corrected where a measurement, of whichever shape, showed something that had been overlooked in the source. Errors
+are absolute; MiB and % are ranked each on its own, the 95th percentile is the nearest rank. *In ±* is within the error
+that was stated with the prediction."""
 
 LEAST_TEXT = """**Through transformers, what counts as measured is the least that a load can need**, since what was
 allocated at a time need not lie together: the prediction is above it on purpose, by the rest of a page and a hidden
@@ -40,9 +41,9 @@ FIRST_TEXT = """gptqmodel asks for expandable segments when it is imported, whic
 CUDA before. Where somebody has (in a webui an extension may have), BranchFit tells torch's allocator of them before it
 loads{late}. Default segments stay on Windows, which has no others, on AMD, and where the user's own settings ask for
 none. There K and V lie among what the prompt's activations left, with gaps that are of no use: measured {least:.2f} to
-{most:.2f} of the KV cache, so the middle is in the need and what it may be off in the error. **The target is not met
-here: {missed} of {cases} cases are off by more.** The stated error covers {covered} of {cases}; all shapes went into
-that bracket, and none judges it."""
+{most:.2f} of the KV cache, so the median of the fitted shapes' loads, {middle:.2f}, is in the need, and up to
+{upper:.2f} in the error. **The target is not met here: {missed} of {cases} cases are off by more.** The stated error
+covers {covered} of {cases}; its width is from all shapes, and none judges it."""
 
 LATE_TEXT = """; {cases} loads above were begun so (`late`), and {in_target} of them are in the target"""
 
@@ -131,6 +132,8 @@ def cuda_first(cases: Sequence[Case]) -> list[str]:
         late=told,
         least=min(shares),
         most=max(shares),
+        middle=GAPS[0],
+        upper=sum(GAPS),
         missed=sum(not case.in_target for case in first),
         covered=sum(case.covered for case in first),
         cases=len(first),

@@ -14,13 +14,13 @@ EAGER_DEQUANT_BYTES: dict[float, float] = {2: 6.0, 3: 14.0, 4: 6.0, 8: 8.0}
 """Transient bytes for each weight of one linear when it is dequantised without a kernel: measured
 on CPU in fp16 for 4 (6.0), 3 (14.0) and 8 bits (8.0); 2 bits unpack as 4 do."""
 
-GAPS = (0.55, 0.65)
+GAPS = (0.38, 0.82)
 """With torch's allocator as it is by default (no expandable segments), K and V of each layer lie in what earlier
 layers' activations have left, and the rests are of no use: 0.07 to 1.17 of the KV cache's bytes, measured over 70
-loads. The middle, and what it may be off either way. Windows and AMD have no others (loaders/segments.py). How much it
-is falls and rises with the context: 13B took 406 MiB less with 3104 tokens than with 3072. torch's rules, followed
-allocation by allocation on traces of the models' forward passes, come to just that (docs/memory-gaps.md), but a need
-that is not known to grow with the context has no longest context that fits."""
+loads. The median of the fitted shapes' 31 loads, and what it may be off either way. Windows and AMD have no others
+(loaders/segments.py). How much it is falls and rises with the context: 13B took 406 MiB less with 3104 tokens than
+with 3072. torch's rules, followed allocation by allocation on traces of the models' forward passes, come to just that
+(docs/memory-gaps.md), but a need that is not known to grow with the context has no longest context that fits."""
 
 PAGE_BYTES = 20 * MIB
 """Expandable segments grow by pages of this size (torch's kLargeBuffer), and the last is hardly ever full."""
