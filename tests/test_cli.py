@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from branchfit import cli
 from branchfit.cli.app import COMMANDS
 from branchfit.demo.repo import BRANCHES, REPO, demo_repo
 from branchfit.demo.server import LoopbackHub
@@ -177,6 +180,25 @@ def test_a_config_that_is_no_config_is_an_error_with_the_files_name(card: Path, 
         bad = tmp_path / "bad.json"
         bad.write_text(text, encoding="utf-8")
         assert b"bad.json" in branchfit("recommend", "--card", card, "--config", bad, "--gpu", "8GiB", code=1).stderr
+
+
+def test_what_nobody_waits_for_may_end_before_the_interpreter_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, hangs = threading.Event(), threading.Event()
+
+    def soon() -> None:
+        time.sleep(0.05)
+        ended.set()
+
+    def run() -> None:
+        for work in (soon, hangs.wait):
+            threading.Thread(target=work, name="branchfit-test", daemon=True).start()
+        raise SystemExit(3)
+
+    monkeypatch.setattr("branchfit.cli.app.run", run)
+    with pytest.raises(SystemExit, match="3"):
+        cli.main()  # comes back, whatever hangs
+    assert ended.is_set()
+    hangs.set()
 
 
 def test_a_local_card_imports_neither_torch_nor_huggingface_hub(card: Path, config: Path) -> None:

@@ -18,7 +18,7 @@ from branchfit.gpus.nvml import Found, read_nvml
 from branchfit.gpus.system import Memory
 from branchfit.gpus.wddm import Budget
 from recordings import record_nvml
-from recordings.nvml_player import FOLDER, Player
+from recordings.nvml_player import FOLDER, LATER, Player
 
 MEMORY_V2 = getattr(pynvml, "nvmlMemory_v2", 0)
 needs_newer_pynvml = pytest.mark.skipif(
@@ -328,7 +328,8 @@ def test_every_recording_says_where_it_comes_from_and_plays(path: Path, play) ->
     recording = json.loads(path.read_text(encoding="utf-8"))
     assert recording["kind"] in ("recorded", "reported", "documented")
     assert recording["source"]
-    assert all(callable(getattr(pynvml, function)) for function in recording["calls"])
+    # What is asked only where the package has it (LATER) an older one lacks; the player then has no answer to give.
+    assert all(callable(getattr(pynvml, function)) for function in recording["calls"] if function not in LATER)
     assert f"`{path.name}` | {recording['kind']}" in (FOLDER / "README.md").read_text(encoding="utf-8")
     assert play(Player(path.name)).gpus
 
