@@ -24,8 +24,8 @@ def main() -> None:
 def _let_end() -> None:
     """Questions to the Hub that nobody waits for any longer end, if they are about to.
 
-    The interpreter stops their daemon threads wherever they are, and takes OpenSSL down, in which they may be just then:
-    the likely cause of a command that was once seen to die of SIGSEGV when its work was done.
+    The interpreter stops their daemon threads wherever they are, and takes OpenSSL down, in which they may be just
+    then: the likely cause of a command that was once seen to die of SIGSEGV when its work was done.
     """
     until = time.monotonic() + LEFT_BEHIND_S
     for thread in threading.enumerate():
