@@ -6,7 +6,6 @@ The residuals come from benchmarks/memory/*.jsonl (docs/memory-measured.md): fit
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from .parts import MIB
@@ -40,12 +39,6 @@ def error_of(runtime: str, version: str | None = None) -> Residual:
     if version is not None and known.versions and _minor(version) not in map(_minor, known.versions):
         return Residual(2 * known.bytes)
     return known
-
-
-def is_older(version: str | None, than: tuple[int, ...]) -> bool:
-    """Whether a version's leading numbers are below `than`; one that is unknown, or no number, is not."""
-    numbers = re.match(r"[0-9]+(?:\.[0-9]+)*", version or "")
-    return numbers is not None and tuple(int(part[:9]) for part in numbers[0].split(".")) < than
 
 
 def _minor(version: str) -> str:

@@ -6,8 +6,9 @@ Read in gptqmodel 7.6.0 (nn_modules/qlinear), auto-gptq 0.7.1 (nn_modules/qlinea
 
 from __future__ import annotations
 
+from ..loaders.host import at_least
 from .parts import CPU_PROCESS_BYTES, CPU_PROCESS_ERROR_BYTES, MIB, Terms
-from .residuals import error_of, is_older
+from .residuals import error_of
 from .weights import Weights
 
 EAGER_DEQUANT_BYTES: dict[float, float] = {2: 6.0, 3: 14.0, 4: 6.0, 8: 8.0}
@@ -227,7 +228,7 @@ def auto_gptq_terms(weights: Weights, context_tokens: int, *, cpu: bool = False,
     """
     layer = _packed(weights) + weights.zero_bias
     fixed, dequant = 0, _eager_dequant_bytes(weights, cpu)
-    older = is_older(version, _WITH_EXLLAMAV2)
+    older = not at_least(version, *_WITH_EXLLAMAV2)
     if weights.bits == 4 and not cpu and older and not weights.act_order:
         fixed, dequant = 2 * weights.largest_linear, 0.0
     if weights.bits == 4 and not cpu and not older:
